@@ -1,0 +1,95 @@
+//! Immutable bytes that many may hold: a frozen pool buffer, a vector, or static data.
+
+use std::fmt;
+use std::ops::{Bound, Deref, RangeBounds};
+use std::slice;
+use std::sync::Arc;
+
+use super::PoolBuf;
+
+/// A cheaply cloned view of immutable bytes. The memory lives as long as any clone or slice of it.
+#[derive(Clone)]
+pub struct SharedBuf {
+    start: *const u8,
+    len: usize,
+    /// None for static data.
+    _owner: Option<Arc<Owner>>,
+}
+
+/// What keeps the bytes alive; never looked into again.
+enum Owner {
+    Pool(#[expect(dead_code, reason = "held for its destructor")] PoolBuf),
+    Vec(#[expect(dead_code, reason = "held for its destructor")] Vec<u8>),
+}
+
+// SAFETY: the bytes are never written while a `SharedBuf` exists (their owner is locked away in the `Arc`), and the owner is Send and Sync.
+unsafe impl Send for SharedBuf {}
+// SAFETY: as above: shared access only ever reads.
+unsafe impl Sync for SharedBuf {}
+
+impl SharedBuf {
+    pub(super) fn from_pool(buf: PoolBuf) -> Self {
+        let (start, len) = (buf.start().cast_const(), buf.len());
+        Self { start, len, _owner: Some(Arc::new(Owner::Pool(buf))) }
+    }
+
+    /// Takes over a vector without copying: for small replies that need no pool memory.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        let (start, len) = (bytes.as_ptr(), bytes.len());
+        Self { start, len, _owner: Some(Arc::new(Owner::Vec(bytes))) }
+    }
+
+    /// The bytes of `range` as a view of the same memory. None if the range is not within the buffer.
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Option<Self> {
+        let from = match range.start_bound() {
+            Bound::Included(n) => *n,
+            Bound::Excluded(n) => n.checked_add(1)?,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(n) => n.checked_add(1)?,
+            Bound::Excluded(n) => *n,
+            Bound::Unbounded => self.len,
+        };
+        let part = self.get(from..to)?;
+        Some(Self { start: part.as_ptr(), len: part.len(), _owner: self._owner.clone() })
+    }
+
+    /// Where the bytes are, for the kernel. Stays the same when the value is moved.
+    pub(crate) fn start(&self) -> *const u8 {
+        self.start
+    }
+}
+
+impl From<&'static [u8]> for SharedBuf {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self { start: bytes.as_ptr(), len: bytes.len(), _owner: None }
+    }
+}
+
+impl From<PoolBuf> for SharedBuf {
+    fn from(buf: PoolBuf) -> Self {
+        buf.freeze()
+    }
+}
+
+impl Deref for SharedBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `start` names `len` initialised bytes that the owner keeps alive and that nobody writes.
+        unsafe { slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl AsRef<[u8]> for SharedBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for SharedBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedBuf").field("len", &self.len).finish()
+    }
+}

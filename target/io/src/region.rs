@@ -1,0 +1,244 @@
+//! Memory of a block namespace that every core reads and writes without a lock.
+//!
+//! Invariant: the mapping is only ever accessed as aligned 64-bit atomics, or by the kernel on our behalf, so concurrent copies cannot be
+//! a data race. Two copies that overlap may interleave at 8-byte steps; whoever needs more than that orders the commands.
+
+use std::io;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::mem;
+
+const WORD: usize = 8;
+
+/// Zeroed memory of fixed length, shared by its clones. Huge pages are asked for from 2 MiB upwards.
+#[derive(Debug, Clone)]
+pub struct Region {
+    mapping: Arc<Mapping>,
+}
+
+/// Why an access to a [`Region`] was refused. Nothing was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RegionError {
+    /// The bytes asked for are not all within the region.
+    #[error("{len} bytes at offset {offset} reach beyond the region of {size} bytes")]
+    OutOfBounds {
+        /// First byte asked for.
+        offset: u64,
+        /// Number of bytes asked for.
+        len: usize,
+        /// Length of the region in bytes.
+        size: usize,
+    },
+    /// Offset or length is not a multiple of 8 bytes: words are never split, so that a write cannot undo a neighbour's.
+    #[error("{len} bytes at offset {offset}: offset and length must be multiples of 8 bytes")]
+    Unaligned {
+        /// First byte asked for.
+        offset: u64,
+        /// Number of bytes asked for.
+        len: usize,
+    },
+}
+
+impl Region {
+    /// A region of `len` zero bytes. An error of kind `InvalidInput` if `len` is 0 or no multiple of 8, else whatever the system says.
+    pub fn new(len: usize) -> io::Result<Self> {
+        if !len.is_multiple_of(WORD) {
+            let text = format!("a region of {len} bytes: the length must be a multiple of 8 bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let start = mem::map_zeroed(len)?;
+        Ok(Self { mapping: Arc::new(Mapping { start, len }) })
+    }
+
+    /// Length in bytes, never 0.
+    #[expect(clippy::len_without_is_empty, reason = "a region of no bytes cannot be made")]
+    pub fn len(&self) -> usize {
+        self.mapping.len
+    }
+
+    /// Copies `src` to the bytes from `offset`.
+    pub fn copy_in(&self, offset: u64, src: &[u8]) -> Result<(), RegionError> {
+        let words = self.words(offset, src.len())?;
+        let (chunks, _) = src.as_chunks::<WORD>();
+        for (word, bytes) in words.iter().zip(chunks) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Copies the bytes from `offset` to `dst`.
+    pub fn copy_out(&self, offset: u64, dst: &mut [u8]) -> Result<(), RegionError> {
+        let words = self.words(offset, dst.len())?;
+        let (chunks, _) = dst.as_chunks_mut::<WORD>();
+        for (word, bytes) in words.iter().zip(chunks) {
+            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        Ok(())
+    }
+
+    /// Sets `len` bytes from `offset` to `value`.
+    pub fn fill(&self, offset: u64, len: usize, value: u8) -> Result<(), RegionError> {
+        let value = u64::from_ne_bytes([value; WORD]);
+        for word in self.words(offset, len)? {
+            word.store(value, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A part of the region that the kernel can send. It need not be aligned; it shows what the region holds when it is sent.
+    pub fn slice(&self, offset: u64, len: usize) -> Result<RegionSlice, RegionError> {
+        let at = self.check(offset, len)?;
+        Ok(RegionSlice { region: self.clone(), at, len })
+    }
+
+    fn check(&self, offset: u64, len: usize) -> Result<usize, RegionError> {
+        let size = self.mapping.len;
+        let start = usize::try_from(offset).ok();
+        match start.and_then(|at| at.checked_add(len)).zip(start) {
+            Some((end, at)) if end <= size => Ok(at),
+            _ => Err(RegionError::OutOfBounds { offset, len, size }),
+        }
+    }
+
+    fn words(&self, offset: u64, len: usize) -> Result<&[AtomicU64], RegionError> {
+        let at = self.check(offset, len)?;
+        if !at.is_multiple_of(WORD) || !len.is_multiple_of(WORD) {
+            return Err(RegionError::Unaligned { offset, len });
+        }
+        let all = self.mapping.words();
+        all.get(at / WORD..(at + len) / WORD).ok_or(RegionError::OutOfBounds { offset, len, size: self.mapping.len })
+    }
+}
+
+/// A part of a [`Region`], within its bounds, that keeps the region alive.
+#[derive(Debug, Clone)]
+pub struct RegionSlice {
+    region: Region,
+    at: usize,
+    len: usize,
+}
+
+impl RegionSlice {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the slice has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where the bytes are, for the kernel alone: others may be writing them.
+    pub(crate) fn start(&self) -> *const u8 {
+        // SAFETY: `at` is at most the length of the mapping, checked when the slice was made.
+        unsafe { self.region.mapping.start.as_ptr().cast_const().add(self.at) }
+    }
+}
+
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and all access goes through atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, zeroed, `len` bytes long, lives as long as `self`, and is accessed as atomics alone.
+        unsafe { slice::from_raw_parts(self.start.as_ptr().cast(), self.len / WORD) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this length by `Region::new`; the last owner is going, so nothing refers to it.
+        unsafe { mem::unmap(self.start, self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_exact_and_bounded() {
+        let region = Region::new(4096).unwrap();
+        let src: Vec<u8> = (0..512u32).map(|i| (i % 251) as u8).collect();
+        region.copy_in(1024, &src).unwrap();
+        let mut all = vec![0xffu8; 4096];
+        region.copy_out(0, &mut all).unwrap();
+        assert!(all[..1024].iter().all(|b| *b == 0));
+        assert_eq!(&all[1024..1536], &src[..]);
+        assert!(all[1536..].iter().all(|b| *b == 0));
+        region.fill(1032, 16, 0xab).unwrap();
+        region.copy_out(0, &mut all).unwrap();
+        assert_eq!(&all[1024..1032], &src[..8]);
+        assert_eq!(&all[1032..1048], &[0xab; 16]);
+        assert_eq!(&all[1048..1536], &src[24..]);
+        region.copy_in(4096, &[]).unwrap();
+        region.copy_in(4088, &[1; 8]).unwrap();
+        for (offset, len) in [(4096, 8), (4088, 16), (u64::MAX, 8), (u64::MAX - 7, 8), (0, 4104)] {
+            let expected = Err(RegionError::OutOfBounds { offset, len, size: 4096 });
+            assert_eq!(region.copy_in(offset, &vec![0; len]), expected);
+            assert_eq!(region.copy_out(offset, &mut vec![0; len]), expected);
+            assert_eq!(region.fill(offset, len, 0), expected);
+            assert!(region.slice(offset, len).is_err());
+        }
+        assert_eq!(
+            region.fill(0, usize::MAX, 0),
+            Err(RegionError::OutOfBounds { offset: 0, len: usize::MAX, size: 4096 })
+        );
+        assert_eq!(region.copy_in(4, &[0; 8]), Err(RegionError::Unaligned { offset: 4, len: 8 }));
+        assert_eq!(region.copy_in(8, &[0; 7]), Err(RegionError::Unaligned { offset: 8, len: 7 }));
+        assert_eq!(region.slice(3, 5).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn odd_lengths_are_refused() {
+        assert_eq!(Region::new(0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(Region::new(4097).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(Region::new(8).unwrap().len(), 8);
+    }
+
+    #[test]
+    fn concurrent_writers_keep_words_whole_and_neighbours_intact() {
+        const BLOCK: usize = 512;
+        let region = Region::new(4 * BLOCK).unwrap();
+        std::thread::scope(|s| {
+            // Writers 0 and 1 share the first block, writer 2 owns the second, a reader looks on.
+            for id in 0..3u8 {
+                let region = region.clone();
+                s.spawn(move || {
+                    let offset = if id == 2 { BLOCK as u64 } else { 0 };
+                    for round in 0..2000u32 {
+                        let fill = (round as u8 & 0x3f) | (id << 6);
+                        region.copy_in(offset, &[fill; BLOCK]).unwrap();
+                    }
+                });
+            }
+            let region = region.clone();
+            s.spawn(move || {
+                let mut seen = [0u8; 2 * BLOCK];
+                for _ in 0..2000 {
+                    region.copy_out(0, &mut seen).unwrap();
+                    for word in seen.as_chunks::<8>().0 {
+                        assert!(word.iter().all(|b| *b == word[0]), "torn word {word:?}");
+                    }
+                    assert!(seen[BLOCK..].iter().all(|b| *b == 0 || b >> 6 == 2));
+                }
+            });
+        });
+        let mut end = [0u8; 4 * BLOCK];
+        region.copy_out(0, &mut end).unwrap();
+        assert_eq!(&end[BLOCK..2 * BLOCK], &[(1999u32 as u8 & 0x3f) | 0x80; BLOCK]);
+        assert!(end[2 * BLOCK..].iter().all(|b| *b == 0));
+    }
+}

@@ -1,0 +1,152 @@
+//! One disk operation in flight: it owns all that the kernel may touch until the kernel has answered.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use io_uring::{opcode, squeue, types};
+
+use crate::{DiskFile, EventKind, PoolBuf, SharedBuf};
+
+/// Most bytes of one request; the kernel's own limit is a little below 2 GiB, and this is aligned for every device.
+const MAX_TRANSFER: usize = 1 << 30;
+
+/// How often in a row an operation that the kernel asks to repeat is repeated.
+const MAX_RETRIES: u8 = 8;
+
+/// A disk operation and its progress.
+#[derive(Debug)]
+pub(super) struct DiskOp {
+    file: Arc<DiskFile>,
+    pub(super) token: u64,
+    offset: u64,
+    done: usize,
+    retries: u8,
+    work: Work,
+}
+
+#[derive(Debug)]
+pub(super) enum Work {
+    Read(PoolBuf),
+    Write(SharedBuf),
+    Fsync { data_only: bool },
+}
+
+impl DiskOp {
+    pub(super) fn new(file: Arc<DiskFile>, token: u64, offset: u64, work: Work) -> Self {
+        Self { file, token, offset, done: 0, retries: 0, work }
+    }
+
+    /// The request for what is still to do. It names memory of this operation, whose address does not change when the operation moves.
+    pub(super) fn entry(&self, user_data: u64) -> squeue::Entry {
+        let fd = types::Fd(self.file.as_fd().as_raw_fd());
+        let offset = self.offset.wrapping_add(self.done as u64);
+        // At most MAX_TRANSFER, so the cast is exact.
+        let len = |total: usize| total.saturating_sub(self.done).min(MAX_TRANSFER) as u32;
+        let entry = match &self.work {
+            Work::Read(buf) => {
+                opcode::Read::new(fd, buf.start().wrapping_add(self.done), len(buf.len())).offset(offset).build()
+            }
+            Work::Write(buf) => {
+                opcode::Write::new(fd, buf.start().wrapping_add(self.done), len(buf.len())).offset(offset).build()
+            }
+            Work::Fsync { data_only } => {
+                let flags = if *data_only { types::FsyncFlags::DATASYNC } else { types::FsyncFlags::empty() };
+                opcode::Fsync::new(fd).flags(flags).build()
+            }
+        };
+        entry.user_data(user_data)
+    }
+
+    /// Takes the kernel's answer. None when the rest must be asked for (a new [`Self::entry`]), else the outcome in bytes.
+    pub(super) fn advance(&mut self, answer: i32) -> Option<io::Result<usize>> {
+        let Ok(moved) = usize::try_from(answer) else {
+            let error = io::Error::from_raw_os_error(answer.saturating_neg());
+            let again = matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock);
+            if again && self.retries < MAX_RETRIES {
+                self.retries += 1;
+                return None;
+            }
+            return Some(Err(error));
+        };
+        let total = match &self.work {
+            Work::Read(buf) => buf.len(),
+            Work::Write(buf) => buf.len(),
+            Work::Fsync { .. } => return Some(Ok(0)),
+        };
+        self.retries = 0;
+        self.done = self.done.saturating_add(moved).min(total);
+        // Nothing moved, or a direct transfer that ended within a block: there is no more to be had.
+        let stuck = moved == 0 || !self.done.is_multiple_of(self.file.alignment());
+        match &self.work {
+            _ if self.done == total => Some(Ok(total)),
+            Work::Write(_) if stuck => {
+                let text = format!("{}: only {} of {total} bytes were written", self.file.path().display(), self.done);
+                Some(Err(io::Error::new(io::ErrorKind::WriteZero, text)))
+            }
+            _ if stuck => Some(Ok(self.done)),
+            _ => None,
+        }
+    }
+
+    /// Hands the buffer back with the outcome.
+    pub(super) fn into_event(self, result: io::Result<usize>) -> EventKind {
+        match self.work {
+            Work::Read(buf) => EventKind::ReadDone { buf, result },
+            Work::Write(buf) => EventKind::WriteDone { buf, result: result.map(drop) },
+            Work::Fsync { .. } => EventKind::FsyncDone { result: result.map(drop) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DiskOpenOptions, Pool, PoolConfig};
+
+    fn file(direct: bool) -> (tempfile::TempDir, Arc<DiskFile>) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = DiskOpenOptions { create: true, size: Some(65536), direct, read_only: false };
+        let file = DiskFile::open(dir.path().join("disk"), options).unwrap();
+        (dir, Arc::new(file))
+    }
+
+    #[test]
+    fn short_transfers_go_on_until_nothing_moves() {
+        let (_dir, file) = file(false);
+        let buf = Pool::new(PoolConfig::new(8192)).alloc(8192).unwrap();
+        let mut read = DiskOp::new(Arc::clone(&file), 1, 0, Work::Read(buf));
+        assert!(read.advance(100).is_none());
+        assert!(read.advance(-libc::EINTR).is_none());
+        assert_eq!(read.advance(8092).unwrap().unwrap(), 8192);
+        let buf = SharedBuf::from_vec(vec![0; 100]);
+        let mut write = DiskOp::new(Arc::clone(&file), 1, 0, Work::Write(buf.clone()));
+        assert!(write.advance(99).is_none());
+        assert_eq!(write.advance(0).unwrap().unwrap_err().kind(), io::ErrorKind::WriteZero);
+        let mut write = DiskOp::new(Arc::clone(&file), 1, 0, Work::Write(buf));
+        assert_eq!(write.advance(-libc::EIO).unwrap().unwrap_err().raw_os_error(), Some(libc::EIO));
+        let mut fsync = DiskOp::new(file, 1, 0, Work::Fsync { data_only: true });
+        assert_eq!(fsync.advance(0).unwrap().unwrap(), 0);
+    }
+
+    #[test]
+    fn retries_end() {
+        let (_dir, file) = file(false);
+        let mut fsync = DiskOp::new(file, 1, 0, Work::Fsync { data_only: false });
+        for _ in 0..MAX_RETRIES {
+            assert!(fsync.advance(-libc::EAGAIN).is_none());
+        }
+        assert!(fsync.advance(-libc::EAGAIN).unwrap().is_err());
+    }
+
+    #[test]
+    fn a_direct_read_that_ends_within_a_block_is_the_end_of_the_file() {
+        let (_dir, file) = file(true);
+        if !file.is_direct() {
+            return;
+        }
+        let buf = Pool::new(PoolConfig::new(8192)).alloc(8192).unwrap();
+        let mut read = DiskOp::new(file, 1, 0, Work::Read(buf));
+        assert_eq!(read.advance(4096 + 100).unwrap().unwrap(), 4196);
+    }
+}
