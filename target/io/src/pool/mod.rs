@@ -53,7 +53,8 @@ pub struct Pool {
 impl Pool {
     /// An empty pool. Memory is taken from the system when it is first asked for.
     pub fn new(config: PoolConfig) -> Self {
-        let limit = config.limit - config.limit % PAGE_SIZE;
+        // A quarter of the address space is beyond any machine and keeps class sizes from overflowing.
+        let limit = config.limit.min(usize::MAX / 4) & !(PAGE_SIZE - 1);
         let classes = class_of(limit).map_or(0, |(class, _)| class + 1);
         let core = Arc::new(Core { limit, reserved: AtomicUsize::new(0) });
         let shards = (0..config.shards.max(1)).map(|_| Arc::new(Shard::new(Arc::clone(&core), classes))).collect();

@@ -418,6 +418,8 @@ fn watch_done(
             }
             return;
         }
+        // Without its eventfd the loop could sleep through a wake-up: only a shortage of memory ends this watch, so it is set up again.
+        WatchKind::Waker => {}
         _ if cqe.result() < 0 => {
             // Nothing arms a watch again that the kernel refuses: that would spin.
             let error = io::Error::from_raw_os_error(cqe.result().saturating_neg());
@@ -440,7 +442,6 @@ fn watch_done(
                 out.push(Event { token, kind: EventKind::Readable });
             }
         }
-        WatchKind::Waker => {}
     }
     if last {
         // The kernel ends a multishot poll when the completion queue is full, for one.

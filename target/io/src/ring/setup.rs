@@ -46,14 +46,10 @@ pub(super) fn build(best: RingSetup, sq_entries: u32, cq_entries: u32) -> io::Re
     let mut setup = best;
     loop {
         let error = match setup.build(sq_entries, cq_entries) {
-            Ok(ring) if ring.params().is_feature_nodrop() && ring.params().is_feature_ext_arg() => {
-                return Ok((ring, setup));
-            }
+            Ok(ring) if recent_enough(&ring) => return Ok((ring, setup)),
             Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "this kernel's io_uring is too old: Linux 5.15 or later is needed",
-                ));
+                let text = "this kernel's io_uring is too old: Linux 5.15 or later is needed";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
             Err(error) => error,
         };
@@ -62,6 +58,13 @@ pub(super) fn build(best: RingSetup, sq_entries: u32, cq_entries: u32) -> io::Re
             _ => return Err(explain(&error)),
         }
     }
+}
+
+/// Completions are never dropped, waits take a timeout, and polls can be multishot. That last one has no feature flag; resource tags came
+/// in the same release (5.13).
+fn recent_enough(ring: &IoUring) -> bool {
+    let params = ring.params();
+    params.is_feature_nodrop() && params.is_feature_ext_arg() && params.is_feature_resource_tagging()
 }
 
 fn explain(error: &io::Error) -> io::Error {
