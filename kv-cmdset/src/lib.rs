@@ -42,6 +42,7 @@ pub mod feature;
 pub mod identify;
 pub mod key;
 pub mod list;
+pub mod model;
 pub mod port;
 pub mod respond;
 pub mod store;

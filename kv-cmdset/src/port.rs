@@ -14,7 +14,8 @@ pub enum Data<'a> {
     None,
     /// To the controller: Store.
     Out(&'a [u8]),
-    /// From the controller: Retrieve and List. Bytes that the controller does not transfer stay as they are.
+    /// From the controller: Retrieve and List. Bytes that the controller does not transfer stay as they are, or, on a
+    /// path where [`KvPort::keeps_untransferred`] is false, become zero.
     In(&'a mut [u8]),
 }
 
@@ -90,6 +91,12 @@ pub trait KvPort: Send + Sync {
     /// # Errors
     /// [`PortError`] if there is no completion. A completion with an error status is `Ok`.
     fn execute(&self, command: &KvCommand, data: Data<'_>) -> Result<Reply, PortError>;
+
+    /// Whether bytes of a [`Data::In`] buffer that the controller does not transfer stay as they are. If not, they may
+    /// also become zero: Linux does that where it bounces a buffer that is not aligned.
+    fn keeps_untransferred(&self) -> bool {
+        true
+    }
 
     /// Sets feature 20h's EDNEK for the namespace. `None`: this path has no admin commands.
     fn admin_set_ednek(&self, _on: bool) -> Option<Result<Status, PortError>> {
