@@ -1,2 +1,109 @@
-//! Placeholder.
-fn main() {}
+//! `kvof-guest`: runs inside the test guest and sends KV commands through the kernel's passthrough to a `/dev/ngXnY` node.
+
+mod ioctl;
+mod loop_io;
+mod max_value;
+mod pattern;
+mod port;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use kvof_kv::KvPort;
+use kvof_kv::conformance::{self, Profile, RunOptions};
+
+use crate::port::KernelPort;
+
+/// KV commands through the kernel's NVMe passthrough.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run the conformance suite; exit code 1 if a case fails.
+    Conformance {
+        /// The namespace's node, /dev/ngXnY.
+        device: PathBuf,
+        /// Only the cases whose name contains this.
+        #[arg(long)]
+        filter: Option<String>,
+        /// Repeat the keys and values of an earlier run.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How strict to be where implementations disagree.
+        #[arg(long, value_enum, default_value_t = Strictness::Kvof)]
+        profile: Strictness,
+    },
+    /// Store and Retrieve while the connection may come and go; one line of JSON, exit code 1 if a value was wrong.
+    LoopIo {
+        /// The namespace's node, /dev/ngXnY.
+        device: PathBuf,
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// How many threads.
+        #[arg(long, default_value_t = 2)]
+        threads: u64,
+        /// How many keys each thread uses.
+        #[arg(long, default_value_t = 64)]
+        keys: u64,
+        /// Bytes of each value, at least 16.
+        #[arg(long, default_value_t = 20_000)]
+        size: usize,
+    },
+    /// Values of every size up to the largest that the path lets through, and one byte more.
+    MaxValue {
+        /// The namespace's node, /dev/ngXnY.
+        device: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Strictness {
+    /// What this project has chosen.
+    Kvof,
+    /// Every answer that is found in the field and not plainly wrong.
+    Standard,
+}
+
+fn main() -> Result<ExitCode> {
+    let ok = match Arguments::parse().command {
+        Action::Conformance { device, filter, seed, profile } => {
+            let profile = match profile {
+                Strictness::Kvof => Profile::Kvof,
+                Strictness::Standard => Profile::Standard,
+            };
+            let mut options = RunOptions { filter, profile, ..RunOptions::default() };
+            options.seed = seed.unwrap_or(options.seed);
+            conformance(&KernelPort::open(&device)?, &options)
+        }
+        Action::LoopIo { device, seconds, threads, keys, size } => {
+            let options = loop_io::Options { seconds, threads, keys, size };
+            let report = loop_io::run(&KernelPort::open(&device)?, &options)?;
+            println!("{}", report.json());
+            report.ok()
+        }
+        Action::MaxValue { device } => {
+            let port = KernelPort::open(&device)?;
+            let largest = max_value::run(&port)?;
+            let info = port.info();
+            println!("largest value {largest} bytes (KVVML {}, largest transfer {})", info.limits.kvvml, info.max_transfer);
+            true
+        }
+    };
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn conformance(port: &KernelPort, options: &RunOptions) -> bool {
+    println!("{}", port.info().name);
+    let summary = conformance::run(port, options, &mut |case| {
+        println!("{:<40} {:>6} ms  {}", case.name, case.duration.as_millis(), case.outcome);
+    });
+    println!("{} passed, {} failed, {} skipped (seed {})", summary.passed, summary.failed, summary.skipped, summary.seed);
+    summary.ok()
+}

@@ -1,0 +1,75 @@
+//! Values of every size that takes another way through the kernel, up to the largest it lets through.
+
+use anyhow::{Context, Result, bail, ensure};
+use kvof_kv::{Key, KvPort, PortError, Status, StoreOptions};
+
+use crate::pattern::Label;
+
+/// Stores, retrieves and deletes values up to the largest of the path, then tries one byte more. Returns that largest size.
+///
+/// # Errors
+/// When a value does not come back as it was stored, or the byte too many is taken.
+pub(crate) fn run(port: &dyn KvPort) -> Result<u32> {
+    let info = port.info();
+    let largest = info.limits.kvvml.min(info.max_transfer);
+    let key = Key::new(b"max-value")?;
+    let sizes = sizes(largest);
+    for (version, &size) in (0..).zip(&sizes) {
+        round_trip(port, &key, size, Label { key: 1, version }).with_context(|| format!("a value of {size} bytes"))?;
+    }
+    let status = port.delete(&key)?.status;
+    ensure!(status.is_success(), "Delete: {status}");
+
+    let Some(more) = largest.checked_add(1) else { return Ok(largest) };
+    match port.store(&key, StoreOptions::empty(), &vec![0x5a; more as usize]) {
+        Ok(reply) if more > info.limits.kvvml => {
+            ensure!(
+                reply.status.code() == Status::INVALID_VALUE_SIZE,
+                "Store of {more} bytes, one more than KVVML: {}, where Invalid Value Size was due",
+                reply.status
+            );
+        }
+        Ok(reply) => bail!("the kernel let {more} bytes through, more than MDTS allows ({} bytes): {}", info.max_transfer, reply.status),
+        Err(PortError::Unsupported(_)) if more > info.max_transfer => {}
+        Err(error) => return Err(error).with_context(|| format!("Store of {more} bytes, one more than the largest")),
+    }
+    Ok(largest)
+}
+
+fn round_trip(port: &dyn KvPort, key: &Key, size: u32, label: Label) -> Result<()> {
+    let value = label.value(size as usize);
+    let reply = port.store(key, StoreOptions::empty(), &value)?;
+    ensure!(reply.status.is_success(), "Store: {}", reply.status);
+    let mut read = vec![0xa5; size as usize];
+    let reply = port.retrieve(key, &mut read)?;
+    ensure!(reply.status.is_success(), "Retrieve: {}", reply.status);
+    ensure!(reply.dw0 == size, "Retrieve says the value has {} bytes", reply.dw0);
+    ensure!(read == value, "{} bytes are wrong", label.wrong_bytes(&read));
+    Ok(())
+}
+
+/// Around every power of two (in-capsule limits, pages and segments end there), and the largest.
+fn sizes(largest: u32) -> Vec<u32> {
+    let mut sizes: Vec<u32> = (0..32)
+        .map(|bit| 1_u32 << bit)
+        .flat_map(|power| if power < 512 { vec![power] } else { vec![power - 1, power, power + 1] })
+        .chain([0, largest.saturating_sub(1), largest])
+        .filter(|size| *size <= largest)
+        .collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_go_up_to_the_largest_and_no_further() {
+        let sizes = sizes(8192);
+        assert_eq!(sizes.first(), Some(&0));
+        assert_eq!(sizes.last(), Some(&8192));
+        assert!(sizes.contains(&4095) && sizes.contains(&4097) && !sizes.contains(&8193));
+    }
+}

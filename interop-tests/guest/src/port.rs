@@ -1,0 +1,163 @@
+//! A KV namespace behind the kernel's `/dev/ngXnY`, as a [`KvPort`].
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use kvof_spec::SglDescriptor;
+use kvof_kv::{Data, IdentifyKvNamespace, KvCommand, KvConfiguration, KvPort, PortError, PortInfo, Reply, Status};
+
+use crate::ioctl::{self, Buffer, PassthruCmd64, Queue};
+
+const GET_FEATURES: u8 = 0x0a;
+const IDENTIFY: u8 = 0x06;
+const SET_FEATURES: u8 = 0x09;
+
+const CNS_CONTROLLER: u32 = 0x01;
+const CNS_NAMESPACE_OF_COMMAND_SET: u32 = 0x05;
+const CSI_KV: u32 = 0x01;
+const MDTS_OFFSET: usize = 77;
+
+const IDENTIFY_SIZE: usize = 4096;
+
+/// One open `ngXnY` node.
+#[derive(Debug)]
+pub(crate) struct KernelPort {
+    device: File,
+    info: PortInfo,
+}
+
+impl KernelPort {
+    /// Opens a node and asks the controller behind it for the namespace's limits and its largest transfer.
+    ///
+    /// # Errors
+    /// When it is not the node of a KV namespace, or the controller does not answer.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let nsid = ioctl::namespace_id(&device).with_context(|| format!("{} is not the node of an NVMe namespace", path.display()))?;
+        let identify = identify(&device, nsid, CNS_NAMESPACE_OF_COMMAND_SET, CSI_KV)
+            .with_context(|| format!("{}: Identify of the KV namespace (CNS 05h, CSI 1)", path.display()))?;
+        let Some(namespace) = IdentifyKvNamespace::from_bytes(&identify) else {
+            bail!("{}: the Identify data is not that of a KV namespace", path.display());
+        };
+        let controller = identify_controller(&device).with_context(|| format!("{}: Identify Controller", path.display()))?;
+        let max_transfer = match controller.get(MDTS_OFFSET) {
+            Some(0) | None => u32::MAX,
+            // Linux takes pages of 4 KiB, the least that a controller on a fabric may have.
+            Some(&mdts) => 4096_u32.checked_shl(mdts.into()).unwrap_or(u32::MAX),
+        };
+        let name = format!("Linux passthrough, {}", path.display());
+        Ok(Self { device, info: PortInfo { nsid, limits: namespace.limits(), max_transfer, name } })
+    }
+
+    fn admin(&self, command: PassthruCmd64, buffer: Buffer<'_>) -> Result<Reply, PortError> {
+        let (status, result) = ioctl::submit(&self.device, Queue::Admin, command, buffer).map_err(|error| failed(&error))?;
+        Ok(reply(status, result))
+    }
+}
+
+impl KvPort for KernelPort {
+    fn info(&self) -> PortInfo {
+        self.info.clone()
+    }
+
+    fn execute(&self, command: &KvCommand, data: Data<'_>) -> Result<Reply, PortError> {
+        if command.nsid != self.info.nsid {
+            return Err(PortError::Unsupported(format!(
+                "the kernel sends commands for namespace {} only, not for {}",
+                self.info.nsid, command.nsid
+            )));
+        }
+        let sqe = command.to_sqe(SglDescriptor::default());
+        let passthru = PassthruCmd64 {
+            opcode: sqe.opcode,
+            nsid: command.nsid,
+            cdw2: sqe.cdw2.get(),
+            cdw3: sqe.cdw3.get(),
+            cdw10: sqe.cdw10.get(),
+            cdw11: sqe.cdw11.get(),
+            cdw12: sqe.cdw12.get(),
+            cdw13: sqe.cdw13.get(),
+            cdw14: sqe.cdw14.get(),
+            cdw15: sqe.cdw15.get(),
+            ..PassthruCmd64::default()
+        };
+        let buffer = match data {
+            Data::None => Buffer::None,
+            Data::Out(bytes) => Buffer::ToController(bytes),
+            Data::In(bytes) => Buffer::FromController(bytes),
+        };
+        match ioctl::submit(&self.device, Queue::Io, passthru, buffer) {
+            Ok((status, result)) => Ok(reply(status, result)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                Err(PortError::Unsupported(format!("the kernel refuses the command: {error}")))
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// A buffer whose address or length is not aligned is bounced through zeroed pages and copied back whole.
+    fn keeps_untransferred(&self) -> bool {
+        false
+    }
+
+    fn admin_set_ednek(&self, on: bool) -> Option<Result<Status, PortError>> {
+        let configuration = KvConfiguration { ednek: on };
+        let command = PassthruCmd64 {
+            opcode: SET_FEATURES,
+            nsid: self.info.nsid,
+            cdw10: KvConfiguration::FID.into(),
+            cdw11: configuration.to_dword(),
+            ..PassthruCmd64::default()
+        };
+        Some(self.admin(command, Buffer::None).map(|reply| reply.status))
+    }
+
+    fn admin_get_ednek(&self) -> Option<Result<bool, PortError>> {
+        let command = PassthruCmd64 {
+            opcode: GET_FEATURES,
+            nsid: self.info.nsid,
+            cdw10: KvConfiguration::FID.into(),
+            ..PassthruCmd64::default()
+        };
+        Some(self.admin(command, Buffer::None).and_then(|reply| {
+            if reply.status.is_success() {
+                Ok(KvConfiguration::from_dword(reply.dw0).ednek)
+            } else {
+                Err(PortError::Failed(format!("Get Features 20h: {}", reply.status)))
+            }
+        }))
+    }
+
+    fn admin_identify_namespace(&self) -> Option<Result<Vec<u8>, PortError>> {
+        let data = identify(&self.device, self.info.nsid, CNS_NAMESPACE_OF_COMMAND_SET, CSI_KV);
+        Some(data.map_err(|error| PortError::Failed(format!("Identify CNS 05h: {error}"))))
+    }
+}
+
+fn identify_controller(device: &File) -> io::Result<Vec<u8>> {
+    identify(device, 0, CNS_CONTROLLER, 0)
+}
+
+fn identify(device: &File, nsid: u32, cns: u32, csi: u32) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; IDENTIFY_SIZE];
+    let command = PassthruCmd64 { opcode: IDENTIFY, nsid, cdw10: cns, cdw11: csi << 24, ..PassthruCmd64::default() };
+    let (status, _) = ioctl::submit(device, Queue::Admin, command, Buffer::FromController(&mut data))?;
+    let status = Status(status);
+    if status.is_success() { Ok(data) } else { Err(io::Error::other(status.to_string())) }
+}
+
+fn reply(status: u16, result: u64) -> Reply {
+    #[expect(clippy::cast_possible_truncation, reason = "DW0 is the lower half")]
+    let dw0 = result as u32;
+    Reply { status: Status(status), dw0 }
+}
+
+fn failed(error: &io::Error) -> PortError {
+    PortError::Failed(format!("passthrough call: {error}"))
+}

@@ -1,0 +1,274 @@
+//! Boots a stock kernel under QEMU's software emulation, runs one script in it and brings back what it left.
+//!
+//! The guest sees this machine's root file system read-only with a tmpfs over it, has no network card, and shares one writable
+//! folder with the host: the script goes in through it, output, results and exit code come back. A guest that does not end
+//! in time, or whose starter dies, is killed.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::initramfs;
+use crate::kernel::Kernel;
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// A guest to boot: a kernel and how much of a machine it gets.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    kernel: Kernel,
+    cpus: u32,
+    memory_mib: u32,
+    timeout: Duration,
+    environment: Vec<(String, String)>,
+    cmdline: String,
+}
+
+/// What a guest left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// From starting QEMU to the script's first line; `None` when it never got there.
+    pub boot: Option<Duration>,
+    /// From starting QEMU to its end.
+    pub total: Duration,
+    /// The shared folder: everything the script wrote under `/run/kvof`.
+    share: TempDir,
+}
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The script ended with this exit code.
+    Exit(i32),
+    /// The guest powered off, or panicked, before the script had ended.
+    Died,
+    /// It was still running at its timeout and was killed.
+    TimedOut,
+}
+
+/// Why no guest can run on this machine, or `None` when one can.
+pub fn unavailable(series: &str) -> Option<String> {
+    if Command::new(QEMU).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        return Some(format!("{QEMU} is not installed; interop-tests/setup.sh installs it"));
+    }
+    Kernel::find(series).err().map(|error| error.to_string())
+}
+
+impl Guest {
+    /// A guest with 2 processors and 2 GiB that is killed after five minutes.
+    pub fn new(kernel: Kernel) -> Self {
+        Self { kernel, cpus: 2, memory_mib: 2048, timeout: Duration::from_secs(300), environment: Vec::new(), cmdline: String::new() }
+    }
+
+    /// Kill the guest when it has not ended after this long.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Memory in MiB. What the guest writes outside the share lives in it.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// More words for the kernel's command line.
+    #[must_use]
+    pub fn cmdline(mut self, words: &str) -> Self {
+        self.cmdline = words.to_owned();
+        self
+    }
+
+    /// A variable in the script's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<Path>) -> Self {
+        self.environment.push((name.to_owned(), value.as_ref().to_string_lossy().into_owned()));
+        self
+    }
+
+    /// Boots, runs `script` with bash in `dir` (a path of the host) and waits for the end. `progress` is called a few times a
+    /// second with the shared folder while the guest runs, and once more after it has ended.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started or the share not be written. How the script ended is in [`Outcome::end`], not an error.
+    pub fn run(&self, dir: &Path, script: &str, mut progress: impl FnMut(&Path)) -> Result<Outcome> {
+        let share = self.prepare(dir, script)?;
+        let started = Instant::now();
+        let mut qemu = self.start(share.path(), &format!("file:{}", share.path().join("console").display()))?;
+        let mut boot = None;
+        let status = loop {
+            if boot.is_none() && share.path().join("booted").exists() {
+                boot = Some(started.elapsed());
+            }
+            progress(share.path());
+            if let Some(status) = qemu.wait_for(Duration::from_millis(100))? {
+                break Some(status);
+            }
+            if started.elapsed() > self.timeout {
+                break None;
+            }
+        };
+        drop(qemu);
+        progress(share.path());
+        let exit_code = fs::read_to_string(share.path().join("exit-code")).ok().and_then(|code| code.trim().parse().ok());
+        let end = match (status, exit_code) {
+            (_, Some(code)) => End::Exit(code),
+            (None, None) => End::TimedOut,
+            (Some(_), None) => End::Died,
+        };
+        Ok(Outcome { end, boot, total: started.elapsed(), share })
+    }
+
+    /// Boots to a shell on this terminal; the guest ends with it. Ctrl-A X ends QEMU at once.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn interactive(&self, dir: &Path) -> Result<()> {
+        let share = self.prepare(dir, "exec bash --norc -i")?;
+        fs::write(share.path().join("interactive"), "")?;
+        let mut qemu = self.start(share.path(), "mon:stdio")?;
+        while qemu.wait_for(Duration::from_secs(1))?.is_none() {}
+        Ok(())
+    }
+
+    fn prepare(&self, dir: &Path, script: &str) -> Result<TempDir> {
+        let share = tempfile::Builder::new().prefix("kvof-guest-").tempdir().context("cannot make the folder shared with the guest")?;
+        let mut text = String::from("#!/bin/bash\n");
+        for (name, value) in &self.environment {
+            writeln!(text, "export {name}={}", quote(value))?;
+        }
+        writeln!(text, "cd {}", quote(&dir.to_string_lossy()))?;
+        text.push_str(script);
+        text.push('\n');
+        let path = share.path().join("script");
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        fs::write(share.path().join("initramfs"), initramfs::build(&self.kernel)?)?;
+        Ok(share)
+    }
+
+    fn start(&self, share: &Path, serial: &str) -> Result<Qemu> {
+        let drive = |path: &Path, tag: &str, options: &str| {
+            format!("local,path={},mount_tag={tag},security_model=none,multidevs=remap{options}", path.display())
+        };
+        let cmdline = format!(
+            "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests random.trust_cpu=on kvof.modules={} {}",
+            self.kernel.modules_dir().display(),
+            self.cmdline
+        );
+        // setpriv: the guest dies with the thread that started it, whatever kills that one.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", QEMU])
+            .args(["-machine", "q35,sata=off,usb=off,smbus=off,hpet=off"])
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"])
+            .args(["-nic", "none", "-serial", serial])
+            .args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
+            .arg("-kernel")
+            .arg(self.kernel.image())
+            .arg("-initrd")
+            .arg(share.join("initramfs"))
+            .args(["-append", &cmdline])
+            .args(["-virtfs", &drive(Path::new("/"), "hostroot", ",readonly=on")])
+            .args(["-virtfs", &drive(share, "share", "")]);
+        if let Some(extra) = std::env::var_os("KVOF_QEMU_ARGS") {
+            command.args(extra.to_string_lossy().split_whitespace());
+        }
+        if serial.starts_with("file:") {
+            command.stdin(Stdio::null());
+        }
+        let child = command.spawn().with_context(|| format!("cannot start setpriv or {QEMU}"))?;
+        Ok(Qemu(child))
+    }
+}
+
+impl Outcome {
+    /// A file that the script wrote under `/run/kvof`, or an empty string; bytes that are not UTF-8 are replaced.
+    pub fn file(&self, name: &str) -> String {
+        fs::read(self.path(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Where that file is on the host, until the outcome is dropped.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.share.path().join(name)
+    }
+
+    /// The exit code, when the script ended by itself.
+    ///
+    /// # Errors
+    /// When it did not; the message has the guest's console.
+    pub fn exit_code(&self) -> Result<i32> {
+        let seconds = self.total.as_secs_f64();
+        match self.end {
+            End::Exit(code) => Ok(code),
+            End::Died => bail!("the guest stopped by itself after {seconds:.1} s; its console:\n{}", self.file("console")),
+            End::TimedOut => bail!("the guest was killed at its timeout, after {seconds:.1} s; its console:\n{}", self.file("console")),
+        }
+    }
+}
+
+/// Prints what has been appended to a file since the last time.
+#[derive(Debug)]
+pub struct Tail {
+    name: &'static str,
+    position: u64,
+}
+
+impl Tail {
+    /// Follows `name` in the shared folder.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, position: 0 }
+    }
+
+    /// What is new in it; empty when nothing is, or the file is not there yet.
+    pub fn read(&mut self, share: &Path) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = fs::File::open(share.join(self.name))
+            && file.seek(SeekFrom::Start(self.position)).is_ok()
+            && let Ok(count) = file.read_to_end(&mut bytes)
+        {
+            self.position += count as u64;
+        }
+        bytes
+    }
+}
+
+/// The emulator's process, killed when dropped.
+struct Qemu(Child);
+
+impl Qemu {
+    fn wait_for(&mut self, time: Duration) -> Result<Option<ExitStatus>> {
+        let until = Instant::now() + time;
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(Some(status));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

@@ -1,0 +1,57 @@
+//! `kvof-interop`: runs the checks in the test guest, or anything else in it.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use kvof_interop::{Guest, Kernel, Tail, repository};
+
+/// The test guest: a stock Linux kernel under software emulation.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Boot a kernel and run a bash command in it, as root, in the repository's folder; without one, a shell on this terminal.
+    Shell {
+        /// The kernel's series, 6.12 or 6.1, or its exact version.
+        kernel: String,
+        /// What to run. The guest sees this machine's files and changes none of them; /run/kvof is gone after it.
+        command: Option<String>,
+        /// Seconds after which the guest is killed.
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+        /// Memory in MiB.
+        #[arg(long, default_value_t = 2048)]
+        memory: u32,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().command {
+        Action::Shell { kernel, command, timeout, memory } => {
+            let guest = Guest::new(Kernel::find(&kernel)?).memory_mib(memory).timeout(Duration::from_secs(timeout));
+            let Some(command) = command else {
+                guest.interactive(&repository())?;
+                return Ok(ExitCode::SUCCESS);
+            };
+            let mut output = Tail::new("output");
+            let outcome = guest.run(&repository(), &command, |share| {
+                let mut stdout = std::io::stdout().lock();
+                let _ = stdout.write_all(&output.read(share)).and_then(|()| stdout.flush());
+            })?;
+            let code = outcome.exit_code()?;
+            if let Some(boot) = outcome.boot {
+                eprintln!("(boot {:.1} s, {:.1} s in all, exit code {code})", boot.as_secs_f64(), outcome.total.as_secs_f64());
+            }
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
+    }
+}
