@@ -12,18 +12,34 @@
 #[macro_use]
 mod macros;
 
+pub mod abort;
+pub mod aen;
 pub mod cqe;
+pub mod fabrics;
+pub mod feature;
+pub mod identify;
+pub mod io;
+pub mod log;
+pub mod nqn;
 pub mod opcode;
+pub mod property;
+pub mod rdma;
 pub mod sgl;
 pub mod sqe;
 pub mod status;
 pub mod tcp;
+pub mod text;
 
 pub use cqe::Cqe;
+pub use nqn::Nqn;
 pub use opcode::{AdminOpcode, Csi, FabricsType, KvOpcode, NvmOpcode};
+pub use property::{Cap, Cc, Csts, Property, Vs};
 pub use sgl::SglDescriptor;
-pub use sqe::Sqe;
+pub use sqe::{CommandHead, Sqe};
 pub use status::Status;
+
+/// The conversion traits that every structure here implements (`as_bytes`, `read_from_bytes`, `new_zeroed`, …).
+pub use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Little-endian wire integers, re-exported so that users name one crate.
 pub use zerocopy::little_endian::{U16, U32, U64, U128};

@@ -86,6 +86,38 @@ impl Sqe {
     }
 }
 
+/// Bytes 0 to 39 of a command: what all commands but those of Fabrics share. Typed command views begin with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct CommandHead {
+    /// Opcode.
+    pub opcode: u8,
+    /// FUSE and PSDT; see [`Sqe::flags`].
+    pub flags: u8,
+    /// Command identifier.
+    pub cid: U16,
+    /// Namespace identifier.
+    pub nsid: U32,
+    /// Command dword 2.
+    pub cdw2: U32,
+    /// Command dword 3.
+    pub cdw3: U32,
+    /// Metadata pointer.
+    pub mptr: U64,
+    /// Data pointer.
+    pub sgl1: SglDescriptor,
+}
+
+assert_layout!(CommandHead, 40, opcode @ 0, flags @ 1, cid @ 2, nsid @ 4, cdw2 @ 8, cdw3 @ 12, mptr @ 16, sgl1 @ 24);
+
+impl CommandHead {
+    /// A head with `opcode`, PSDT 01b (SGL), namespace `nsid` and everything else zero.
+    #[must_use]
+    pub fn new(opcode: impl Into<u8>, nsid: u32) -> Self {
+        Self { opcode: opcode.into(), flags: PSDT_SGL, nsid: nsid.into(), ..Self::default() }
+    }
+}
+
 impl core::fmt::Debug for Sqe {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Sqe")
