@@ -66,7 +66,14 @@ pub fn unavailable(series: &str) -> Option<String> {
 impl Guest {
     /// A guest with 2 processors and 2 GiB that is killed after five minutes.
     pub fn new(kernel: Kernel) -> Self {
-        Self { kernel, cpus: 2, memory_mib: 2048, timeout: Duration::from_secs(300), environment: Vec::new(), cmdline: String::new() }
+        Self {
+            kernel,
+            cpus: 2,
+            memory_mib: 2048,
+            timeout: Duration::from_secs(300),
+            environment: Vec::new(),
+            cmdline: String::new(),
+        }
     }
 
     /// Kill the guest when it has not ended after this long.
@@ -121,7 +128,8 @@ impl Guest {
         };
         drop(qemu);
         progress(share.path());
-        let exit_code = fs::read_to_string(share.path().join("exit-code")).ok().and_then(|code| code.trim().parse().ok());
+        let exit_code =
+            fs::read_to_string(share.path().join("exit-code")).ok().and_then(|code| code.trim().parse().ok());
         let end = match (status, exit_code) {
             (_, Some(code)) => End::Exit(code),
             (None, None) => End::TimedOut,
@@ -143,7 +151,10 @@ impl Guest {
     }
 
     fn prepare(&self, dir: &Path, script: &str) -> Result<TempDir> {
-        let share = tempfile::Builder::new().prefix("kvof-guest-").tempdir().context("cannot make the folder shared with the guest")?;
+        let share = tempfile::Builder::new()
+            .prefix("kvof-guest-")
+            .tempdir()
+            .context("cannot make the folder shared with the guest")?;
         let mut text = String::from("#!/bin/bash\n");
         for (name, value) in &self.environment {
             writeln!(text, "export {name}={}", quote(value))?;
@@ -172,7 +183,17 @@ impl Guest {
         command
             .args(["--pdeathsig", "KILL", QEMU])
             .args(["-machine", "q35,sata=off,usb=off,smbus=off,hpet=off"])
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"])
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max",
+                "-no-user-config",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-no-reboot",
+            ])
             .args(["-nic", "none", "-serial", serial])
             .args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
             .arg("-kernel")
@@ -212,8 +233,13 @@ impl Outcome {
         let seconds = self.total.as_secs_f64();
         match self.end {
             End::Exit(code) => Ok(code),
-            End::Died => bail!("the guest stopped by itself after {seconds:.1} s; its console:\n{}", self.file("console")),
-            End::TimedOut => bail!("the guest was killed at its timeout, after {seconds:.1} s; its console:\n{}", self.file("console")),
+            End::Died => {
+                bail!("the guest stopped by itself after {seconds:.1} s; its console:\n{}", self.file("console"))
+            }
+            End::TimedOut => bail!(
+                "the guest was killed at its timeout, after {seconds:.1} s; its console:\n{}",
+                self.file("console")
+            ),
         }
     }
 }

@@ -27,7 +27,8 @@ pub(crate) fn build(kernel: &Kernel) -> Result<Vec<u8>> {
     for dir in ["bin", "dev", "proc", "modules", "lower", "upper", "root"] {
         archive.entry(dir, DIRECTORY, &[])?;
     }
-    let busybox = fs::read("/bin/busybox").context("no /bin/busybox: install busybox-static (interop-tests/setup.sh does)")?;
+    let busybox =
+        fs::read("/bin/busybox").context("no /bin/busybox: install busybox-static (interop-tests/setup.sh does)")?;
     archive.entry("bin/busybox", EXECUTABLE, &busybox)?;
     archive.entry("init", EXECUTABLE, INIT.as_bytes())?;
     let mut list = String::new();
@@ -45,7 +46,10 @@ pub(crate) fn build(kernel: &Kernel) -> Result<Vec<u8>> {
 fn module_file_name(file: &Path) -> Result<String> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if !name.ends_with(".ko") {
-        bail!("{} is compressed; interop-tests/setup.sh unpacks modules: remove the kernel's folder and run it again", file.display());
+        bail!(
+            "{} is compressed; interop-tests/setup.sh unpacks modules: remove the kernel's folder and run it again",
+            file.display()
+        );
     }
     Ok(name)
 }

@@ -70,7 +70,9 @@ impl Kernel {
     /// When a module is neither built in nor in `modules.dep`, or those lists cannot be read.
     pub fn module_files(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let dir = self.modules_dir();
-        let read = |list: &str| fs::read_to_string(dir.join(list)).with_context(|| format!("cannot read {}", dir.join(list).display()));
+        let read = |list: &str| {
+            fs::read_to_string(dir.join(list)).with_context(|| format!("cannot read {}", dir.join(list).display()))
+        };
         let (dependencies, builtin) = (read("modules.dep")?, read("modules.builtin")?);
         let mut seen = HashSet::new();
         let mut files = Vec::new();
@@ -78,7 +80,11 @@ impl Kernel {
             if builtin.lines().any(|line| module_name(line) == *name) {
                 continue;
             }
-            let Some((file, needs)) = dependencies.lines().filter_map(|line| line.split_once(':')).find(|(file, _)| module_name(file) == *name) else {
+            let Some((file, needs)) = dependencies
+                .lines()
+                .filter_map(|line| line.split_once(':'))
+                .find(|(file, _)| module_name(file) == *name)
+            else {
                 bail!("kernel {} has no module {name}", self.version);
             };
             // modules.dep lists the nearest dependency first: what must be loaded first is last.
@@ -121,7 +127,10 @@ mod tests {
 
     #[test]
     fn dependencies_come_before_what_needs_them_and_once() {
-        let (_dir, kernel) = kernel_with("a/top-one.ko: a/mid.ko a/base.ko\na/mid.ko: a/base.ko\na/base.ko:\na/other.ko: a/base.ko\n", "kernel/x/inside.ko\n");
+        let (_dir, kernel) = kernel_with(
+            "a/top-one.ko: a/mid.ko a/base.ko\na/mid.ko: a/base.ko\na/base.ko:\na/other.ko: a/base.ko\n",
+            "kernel/x/inside.ko\n",
+        );
         let files = kernel.module_files(&["inside", "top_one", "other"]).unwrap();
         let names: Vec<_> = files.iter().map(|file| module_name(file.to_str().unwrap())).collect();
         assert_eq!(names, ["base", "mid", "top_one", "other"]);

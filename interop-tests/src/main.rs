@@ -49,7 +49,11 @@ fn main() -> Result<ExitCode> {
             })?;
             let code = outcome.exit_code()?;
             if let Some(boot) = outcome.boot {
-                eprintln!("(boot {:.1} s, {:.1} s in all, exit code {code})", boot.as_secs_f64(), outcome.total.as_secs_f64());
+                eprintln!(
+                    "(boot {:.1} s, {:.1} s in all, exit code {code})",
+                    boot.as_secs_f64(),
+                    outcome.total.as_secs_f64()
+                );
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }

@@ -5,33 +5,37 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::AsRawFd;
 
-/// `struct nvme_passthru_cmd64` of `linux/nvme_ioctl.h`: a command as user space gives it, and DW0-1 of its completion.
+/// A command as user space may give it; the kernel fills in the rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Command {
+    pub(crate) opcode: u8,
+    pub(crate) nsid: u32,
+    /// CDW2 and CDW3.
+    pub(crate) cdw2: [u32; 2],
+    /// CDW10 to CDW15.
+    pub(crate) cdw10: [u32; 6],
+}
+
+/// `struct nvme_passthru_cmd64` of `linux/nvme_ioctl.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PassthruCmd64 {
-    pub(crate) opcode: u8,
+struct PassthruCmd64 {
+    opcode: u8,
     /// The kernel refuses anything but 0.
-    pub(crate) flags: u8,
-    pub(crate) rsvd1: u16,
-    pub(crate) nsid: u32,
-    pub(crate) cdw2: u32,
-    pub(crate) cdw3: u32,
-    pub(crate) metadata: u64,
-    /// Set by [`submit`] from its buffer.
+    flags: u8,
+    rsvd1: u16,
+    nsid: u32,
+    cdw2: [u32; 2],
+    metadata: u64,
     addr: u64,
-    pub(crate) metadata_len: u32,
-    /// Set by [`submit`] from its buffer.
+    metadata_len: u32,
     data_len: u32,
-    pub(crate) cdw10: u32,
-    pub(crate) cdw11: u32,
-    pub(crate) cdw12: u32,
-    pub(crate) cdw13: u32,
-    pub(crate) cdw14: u32,
-    pub(crate) cdw15: u32,
+    cdw10: [u32; 6],
     /// 0 takes the kernel's default, 30 s for I/O and 60 s for admin commands.
-    pub(crate) timeout_ms: u32,
-    pub(crate) rsvd2: u32,
-    pub(crate) result: u64,
+    timeout_ms: u32,
+    rsvd2: u32,
+    /// DW0-1 of the completion.
+    result: u64,
 }
 
 const _: () = {
@@ -63,7 +67,7 @@ pub(crate) enum Buffer<'a> {
 ///
 /// # Errors
 /// When the kernel did not complete it: `EINVAL` for what it refuses, others when the path is gone.
-pub(crate) fn submit(device: &File, queue: Queue, mut command: PassthruCmd64, buffer: Buffer<'_>) -> io::Result<(u16, u64)> {
+pub(crate) fn submit(device: &File, queue: Queue, command: Command, buffer: Buffer<'_>) -> io::Result<(u16, u64)> {
     let writes_to_device = command.opcode & 1 == 1;
     let (addr, len) = match buffer {
         Buffer::None => (0, 0),
@@ -77,12 +81,16 @@ pub(crate) fn submit(device: &File, queue: Queue, mut command: PassthruCmd64, bu
         }
     };
     let data_len = u32::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    // An empty slice's pointer is not an address.
-    command.addr = if data_len == 0 { 0 } else { addr };
-    command.data_len = data_len;
-    // Nobody but the checks above says where the kernel may write.
-    command.metadata = 0;
-    command.metadata_len = 0;
+    let mut passthru = PassthruCmd64 {
+        opcode: command.opcode,
+        nsid: command.nsid,
+        cdw2: command.cdw2,
+        // An empty slice's pointer is not an address.
+        addr: if data_len == 0 { 0 } else { addr },
+        data_len,
+        cdw10: command.cdw10,
+        ..PassthruCmd64::default()
+    };
     let number = match queue {
         Queue::Admin => read_write_number::<PassthruCmd64>(0x47),
         Queue::Io => read_write_number::<PassthruCmd64>(0x48),
@@ -90,9 +98,9 @@ pub(crate) fn submit(device: &File, queue: Queue, mut command: PassthruCmd64, bu
     // SAFETY: the number says that the argument is a `PassthruCmd64`, which is alive and exclusively ours during the call. `addr`
     // and `data_len` describe a slice that is borrowed until the call returns: shared when the kernel only reads it (opcode bit
     // 0 set), exclusive when it writes it. There is no metadata. The kernel keeps none of these addresses after it returned.
-    let code = unsafe { libc::ioctl(device.as_raw_fd(), number, std::ptr::from_mut(&mut command)) };
+    let code = unsafe { libc::ioctl(device.as_raw_fd(), number, std::ptr::from_mut(&mut passthru)) };
     match u16::try_from(code) {
-        Ok(status) => Ok((status, command.result)),
+        Ok(status) => Ok((status, passthru.result)),
         Err(_) => Err(io::Error::last_os_error()),
     }
 }
@@ -129,7 +137,7 @@ mod tests {
     #[test]
     fn a_buffer_of_the_wrong_direction_is_refused_before_the_kernel_sees_it() {
         let device = File::open("/dev/null").unwrap();
-        let retrieve = PassthruCmd64 { opcode: 0x02, ..PassthruCmd64::default() };
+        let retrieve = Command { opcode: 0x02, ..Command::default() };
         let error = submit(&device, Queue::Io, retrieve, Buffer::ToController(&[1, 2, 3])).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         let error = submit(&device, Queue::Io, retrieve, Buffer::None).unwrap_err();

@@ -132,7 +132,7 @@ impl<'a> Worker<'a> {
         let version = known.sent;
         Label { key: self.label_key(index), version }.fill(&mut self.value);
         let result = self.port.store(key, StoreOptions::empty(), &self.value);
-        if self.completed(index, result).is_some_and(Status::is_success)
+        if self.completed(index, &result).is_some_and(Status::is_success)
             && let Some(known) = self.known.get_mut(index)
         {
             known.acknowledged = Some(version);
@@ -144,14 +144,16 @@ impl<'a> Worker<'a> {
         let mut value = std::mem::take(&mut self.value);
         let result = self.port.retrieve(key, &mut value);
         let len = result.as_ref().map_or(0, |reply| reply.dw0 as usize);
-        let status = self.completed(index, result);
+        let status = self.completed(index, &result);
         let known = self.known.get(index).copied().unwrap_or_default();
         match status {
             Some(status) if status.is_success() => {
                 let read = Label::read(&value);
                 let right_label = read.is_some_and(|(label, _)| {
                     label.key == self.label_key(index)
-                        && known.acknowledged.map_or(label.version >= 1 && label.version <= known.sent, |version| label.version == version)
+                        && known.acknowledged.map_or(label.version >= 1 && label.version <= known.sent, |version| {
+                            label.version == version
+                        })
                 });
                 self.report.wrong_bytes += match read {
                     Some((_, wrong)) if right_label && len == value.len() => wrong,
@@ -168,11 +170,11 @@ impl<'a> Worker<'a> {
     }
 
     /// Counts a result; its status, unless the connection was away.
-    fn completed(&mut self, index: usize, result: Result<Reply, PortError>) -> Option<Status> {
+    fn completed(&mut self, index: usize, result: &Result<Reply, PortError>) -> Option<Status> {
         let status = match result {
             Ok(reply) if !is_path_error(reply.status) => reply.status,
             Ok(_) | Err(_) => {
-                self.interrupted(index);
+                self.interrupted();
                 return None;
             }
         };
@@ -189,7 +191,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Nothing is certain any more, for any key: the target may have been restarted.
-    fn interrupted(&mut self, _index: usize) {
+    fn interrupted(&mut self) {
         self.report.interrupted += 1;
         for known in &mut self.known {
             known.acknowledged = None;
@@ -215,7 +217,9 @@ impl<'a> Worker<'a> {
 
 /// Path related statuses (SCT 3h) and what the kernel makes of a command whose queue was torn down.
 fn is_path_error(status: Status) -> bool {
-    status.sct() == kvof_spec::status::SCT_PATH || status.code() == Status::ABORTED_SQ_DELETION || status.code() == Status::ABORT_REQUESTED
+    status.sct() == kvof_spec::status::SCT_PATH
+        || status.code() == Status::ABORTED_SQ_DELETION
+        || status.code() == Status::ABORT_REQUESTED
 }
 
 #[cfg(test)]
@@ -227,12 +231,17 @@ mod tests {
 
     use super::*;
 
+    type Values = HashMap<[u8; 16], Vec<u8>>;
+
+    /// Changes the values before a call (counted from 1); true makes the call fail.
+    type Fault = fn(u64, &mut Values) -> bool;
+
     /// A store whose faults the test chooses.
     #[derive(Default)]
     struct Fake {
-        values: Mutex<HashMap<[u8; 16], Vec<u8>>>,
+        values: Mutex<Values>,
         calls: Mutex<u64>,
-        fault: Option<fn(u64, &mut HashMap<[u8; 16], Vec<u8>>) -> bool>,
+        fault: Option<Fault>,
     }
 
     impl KvPort for Fake {
@@ -266,7 +275,7 @@ mod tests {
         }
     }
 
-    fn report(fault: Option<fn(u64, &mut HashMap<[u8; 16], Vec<u8>>) -> bool>) -> Report {
+    fn report(fault: Option<Fault>) -> Report {
         let fake = Fake { fault, ..Fake::default() };
         let options = Options { seconds: 1, threads: 1, keys: 4, size: 64 };
         let mut worker = Worker::new(&fake, &options, 3);

@@ -92,7 +92,10 @@ fn main() -> Result<ExitCode> {
             let port = KernelPort::open(&device)?;
             let largest = max_value::run(&port)?;
             let info = port.info();
-            println!("largest value {largest} bytes (KVVML {}, largest transfer {})", info.limits.kvvml, info.max_transfer);
+            println!(
+                "largest value {largest} bytes (KVVML {}, largest transfer {})",
+                info.limits.kvvml, info.max_transfer
+            );
             true
         }
     };
@@ -104,6 +107,9 @@ fn conformance(port: &KernelPort, options: &RunOptions) -> bool {
     let summary = conformance::run(port, options, &mut |case| {
         println!("{:<40} {:>6} ms  {}", case.name, case.duration.as_millis(), case.outcome);
     });
-    println!("{} passed, {} failed, {} skipped (seed {})", summary.passed, summary.failed, summary.skipped, summary.seed);
+    println!(
+        "{} passed, {} failed, {} skipped (seed {})",
+        summary.passed, summary.failed, summary.skipped, summary.seed
+    );
     summary.ok()
 }

@@ -29,7 +29,11 @@ pub(crate) fn run(port: &dyn KvPort) -> Result<u32> {
                 reply.status
             );
         }
-        Ok(reply) => bail!("the kernel let {more} bytes through, more than MDTS allows ({} bytes): {}", info.max_transfer, reply.status),
+        Ok(reply) => bail!(
+            "the kernel let {more} bytes through, more than MDTS allows ({} bytes): {}",
+            info.max_transfer,
+            reply.status
+        ),
         Err(PortError::Unsupported(_)) if more > info.max_transfer => {}
         Err(error) => return Err(error).with_context(|| format!("Store of {more} bytes, one more than the largest")),
     }

@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvof_spec::SglDescriptor;
 use kvof_kv::{Data, IdentifyKvNamespace, KvCommand, KvConfiguration, KvPort, PortError, PortInfo, Reply, Status};
+use kvof_spec::SglDescriptor;
 
-use crate::ioctl::{self, Buffer, PassthruCmd64, Queue};
+use crate::ioctl::{self, Buffer, Command, Queue};
 
 const GET_FEATURES: u8 = 0x0a;
 const IDENTIFY: u8 = 0x06;
@@ -39,13 +39,15 @@ impl KernelPort {
             .write(true)
             .open(path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let nsid = ioctl::namespace_id(&device).with_context(|| format!("{} is not the node of an NVMe namespace", path.display()))?;
+        let nsid = ioctl::namespace_id(&device)
+            .with_context(|| format!("{} is not the node of an NVMe namespace", path.display()))?;
         let identify = identify(&device, nsid, CNS_NAMESPACE_OF_COMMAND_SET, CSI_KV)
             .with_context(|| format!("{}: Identify of the KV namespace (CNS 05h, CSI 1)", path.display()))?;
         let Some(namespace) = IdentifyKvNamespace::from_bytes(&identify) else {
             bail!("{}: the Identify data is not that of a KV namespace", path.display());
         };
-        let controller = identify_controller(&device).with_context(|| format!("{}: Identify Controller", path.display()))?;
+        let controller =
+            identify_controller(&device).with_context(|| format!("{}: Identify Controller", path.display()))?;
         let max_transfer = match controller.get(MDTS_OFFSET) {
             Some(0) | None => u32::MAX,
             // Linux takes pages of 4 KiB, the least that a controller on a fabric may have.
@@ -55,8 +57,9 @@ impl KernelPort {
         Ok(Self { device, info: PortInfo { nsid, limits: namespace.limits(), max_transfer, name } })
     }
 
-    fn admin(&self, command: PassthruCmd64, buffer: Buffer<'_>) -> Result<Reply, PortError> {
-        let (status, result) = ioctl::submit(&self.device, Queue::Admin, command, buffer).map_err(|error| failed(&error))?;
+    fn admin(&self, command: Command, buffer: Buffer<'_>) -> Result<Reply, PortError> {
+        let (status, result) =
+            ioctl::submit(&self.device, Queue::Admin, command, buffer).map_err(|error| failed(&error))?;
         Ok(reply(status, result))
     }
 }
@@ -74,18 +77,11 @@ impl KvPort for KernelPort {
             )));
         }
         let sqe = command.to_sqe(SglDescriptor::default());
-        let passthru = PassthruCmd64 {
+        let passthru = Command {
             opcode: sqe.opcode,
             nsid: command.nsid,
-            cdw2: sqe.cdw2.get(),
-            cdw3: sqe.cdw3.get(),
-            cdw10: sqe.cdw10.get(),
-            cdw11: sqe.cdw11.get(),
-            cdw12: sqe.cdw12.get(),
-            cdw13: sqe.cdw13.get(),
-            cdw14: sqe.cdw14.get(),
-            cdw15: sqe.cdw15.get(),
-            ..PassthruCmd64::default()
+            cdw2: [sqe.cdw2.get(), sqe.cdw3.get()],
+            cdw10: [sqe.cdw10, sqe.cdw11, sqe.cdw12, sqe.cdw13, sqe.cdw14, sqe.cdw15].map(|dword| dword.get()),
         };
         let buffer = match data {
             Data::None => Buffer::None,
@@ -108,22 +104,21 @@ impl KvPort for KernelPort {
 
     fn admin_set_ednek(&self, on: bool) -> Option<Result<Status, PortError>> {
         let configuration = KvConfiguration { ednek: on };
-        let command = PassthruCmd64 {
+        let command = Command {
             opcode: SET_FEATURES,
             nsid: self.info.nsid,
-            cdw10: KvConfiguration::FID.into(),
-            cdw11: configuration.to_dword(),
-            ..PassthruCmd64::default()
+            cdw10: [KvConfiguration::FID.into(), configuration.to_dword(), 0, 0, 0, 0],
+            ..Command::default()
         };
         Some(self.admin(command, Buffer::None).map(|reply| reply.status))
     }
 
     fn admin_get_ednek(&self) -> Option<Result<bool, PortError>> {
-        let command = PassthruCmd64 {
+        let command = Command {
             opcode: GET_FEATURES,
             nsid: self.info.nsid,
-            cdw10: KvConfiguration::FID.into(),
-            ..PassthruCmd64::default()
+            cdw10: [KvConfiguration::FID.into(), 0, 0, 0, 0, 0],
+            ..Command::default()
         };
         Some(self.admin(command, Buffer::None).and_then(|reply| {
             if reply.status.is_success() {
@@ -146,7 +141,7 @@ fn identify_controller(device: &File) -> io::Result<Vec<u8>> {
 
 fn identify(device: &File, nsid: u32, cns: u32, csi: u32) -> io::Result<Vec<u8>> {
     let mut data = vec![0; IDENTIFY_SIZE];
-    let command = PassthruCmd64 { opcode: IDENTIFY, nsid, cdw10: cns, cdw11: csi << 24, ..PassthruCmd64::default() };
+    let command = Command { opcode: IDENTIFY, nsid, cdw10: [cns, csi << 24, 0, 0, 0, 0], ..Command::default() };
     let (status, _) = ioctl::submit(device, Queue::Admin, command, Buffer::FromController(&mut data))?;
     let status = Status(status);
     if status.is_success() { Ok(data) } else { Err(io::Error::other(status.to_string())) }
