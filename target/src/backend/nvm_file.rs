@@ -1,0 +1,197 @@
+//! A block namespace in a file or on a block device. Every core reads and writes it through its own ring.
+//!
+//! The file is the plain image of the blocks. It is opened with O_DIRECT where its alignment divides the block size;
+//! otherwise through the page cache (see [`open`](super::open())), so that a block is never read to be written. Either way
+//! data are durable after Flush, or when a Write with FUA completes: both end in fdatasync.
+//!
+//! Write Zeroes writes zeros, a few pieces at a time. Deallocate is taken as the hint that it is and keeps the data: to
+//! write zeros over ranges that may span the namespace would keep the device busy for longer than hosts wait.
+
+use std::{io, sync::Arc};
+
+use kvof_io::{DiskFile, PoolBuf, SharedBuf};
+use kvof_spec::Status;
+use slab::Slab;
+
+use super::{
+    Env, IoError, IoOutcome, IoRequest, IoResult, NvmRequest, OpId, Submitted,
+    disk::{DiskResult, DiskTag, aligned_block},
+};
+use crate::{model::BackendId, namespace::DataOut};
+
+/// Bytes of zeros in one write.
+const ZEROS_LEN: usize = 256 << 10;
+/// How many writes of zeros one request has in flight.
+const ZEROS_IN_FLIGHT: u32 = 4;
+
+/// The storage; every core has one.
+#[derive(Debug)]
+pub(super) struct NvmFile {
+    file: Arc<DiskFile>,
+    /// Bytes of the namespace, at most the file's.
+    size: u64,
+    zeros: SharedBuf,
+    requests: Slab<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    op: OpId,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    Read,
+    Compare {
+        expected: PoolBuf,
+    },
+    /// The last step of Write and Flush.
+    Last,
+    /// A write that a sync must follow.
+    WriteThrough,
+    Zero {
+        next: u64,
+        end: u64,
+        in_flight: u32,
+        failed: bool,
+        fua: bool,
+    },
+}
+
+impl NvmFile {
+    /// One for each of `cores`.
+    pub(super) fn for_cores(file: DiskFile, size: u64, cores: usize) -> Vec<Self> {
+        let file = Arc::new(file);
+        let zeros = aligned_block(ZEROS_LEN, |_| {});
+        (0..cores)
+            .map(|_| Self { file: Arc::clone(&file), size, zeros: zeros.clone(), requests: Slab::new() })
+            .collect()
+    }
+
+    pub(super) fn submit(&mut self, env: &mut Env, id: BackendId, op: OpId, request: NvmRequest) -> Submitted {
+        let out_of_range = Submitted::Done(Err(IoError::Nvm(Status::LBA_OUT_OF_RANGE)));
+        let size = self.size;
+        let within = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= size);
+        let add = |requests: &mut Slab<Request>, step| (id, DiskTag::Nvm(requests.insert(Request { op, step })));
+        match request {
+            NvmRequest::Read { offset, len } if within(offset, u64::from(len)) => match env.pool.alloc(len as usize) {
+                Some(buf) => {
+                    let owner = add(&mut self.requests, Step::Read);
+                    env.disk.read(owner, &self.file, offset, buf);
+                }
+                None => return Submitted::NoMemory(IoRequest::Nvm(request)),
+            },
+            NvmRequest::Write { offset, data, fua } if within(offset, data.len() as u64) => {
+                let owner = add(&mut self.requests, if fua { Step::WriteThrough } else { Step::Last });
+                env.disk.write(owner, &self.file, offset, data.freeze());
+            }
+            NvmRequest::WriteZeroes { offset, len, fua, .. } if within(offset, len) => {
+                let step = Step::Zero { next: offset, end: offset + len, in_flight: 0, failed: false, fua };
+                let key = self.requests.insert(Request { op, step });
+                self.advance_zero(env, id, key);
+            }
+            NvmRequest::Compare { offset, data } if within(offset, data.len() as u64) => {
+                match env.pool.alloc(data.len()) {
+                    Some(buf) => {
+                        let owner = add(&mut self.requests, Step::Compare { expected: data });
+                        env.disk.read(owner, &self.file, offset, buf);
+                    }
+                    None => return Submitted::NoMemory(IoRequest::Nvm(NvmRequest::Compare { offset, data })),
+                }
+            }
+            NvmRequest::Flush => {
+                let owner = add(&mut self.requests, Step::Last);
+                env.disk.sync(owner, &self.file);
+            }
+            NvmRequest::Deallocate { ranges } => {
+                let inside = ranges.iter().all(|range| within(range.offset, range.len));
+                return if inside { Submitted::Done(Ok(IoOutcome::Nvm)) } else { out_of_range };
+            }
+            NvmRequest::Refused { status } => return Submitted::Done(Err(IoError::Nvm(status))),
+            _ => return out_of_range,
+        }
+        Submitted::Pending
+    }
+
+    pub(super) fn handle_disk(&mut self, env: &mut Env, id: BackendId, tag: DiskTag, result: DiskResult) {
+        let DiskTag::Nvm(key) = tag else { return };
+        let Some(request) = self.requests.get_mut(key) else { return };
+        let outcome: IoResult = match (&mut request.step, result) {
+            (Step::Zero { in_flight, failed, .. }, DiskResult::Write { result }) => {
+                *in_flight -= 1;
+                *failed |= log(&self.file, result.err());
+                self.advance_zero(env, id, key);
+                return;
+            }
+            (step @ Step::WriteThrough, DiskResult::Write { result: Ok(()) }) => {
+                *step = Step::Last;
+                env.disk.sync((id, tag), &self.file);
+                return;
+            }
+            (Step::Read, DiskResult::Read { buf, result }) => match result {
+                Ok(read) if read >= buf.len() => Ok(IoOutcome::NvmData(DataOut::Shared(buf.freeze()))),
+                other => {
+                    log(&self.file, Some(other.map_or_else(|error| error, short)));
+                    Err(IoError::Nvm(Status::UNRECOVERED_READ_ERROR))
+                }
+            },
+            (Step::Compare { expected }, DiskResult::Read { buf, result }) => match result {
+                Ok(read) if read >= expected.len() && *buf == **expected => Ok(IoOutcome::Nvm),
+                Ok(read) if read >= expected.len() => Err(IoError::Nvm(Status::COMPARE_FAILURE)),
+                other => {
+                    log(&self.file, Some(other.map_or_else(|error| error, short)));
+                    Err(IoError::Nvm(Status::UNRECOVERED_READ_ERROR))
+                }
+            },
+            (_, DiskResult::Write { result } | DiskResult::Sync { result }) => match log(&self.file, result.err()) {
+                false => Ok(IoOutcome::Nvm),
+                true => Err(IoError::Nvm(Status::WRITE_FAULT)),
+            },
+            (_, DiskResult::Read { .. }) => Err(IoError::Nvm(Status::INTERNAL_ERROR)),
+        };
+        let Request { op, .. } = self.requests.remove(key);
+        env.done.push_back((op, outcome));
+    }
+
+    /// Starts the next writes of zeros, or ends the request after the last.
+    fn advance_zero(&mut self, env: &mut Env, id: BackendId, key: usize) {
+        let Some(Request { op, step }) = self.requests.get_mut(key) else { return };
+        let Step::Zero { next, end, in_flight, failed, fua } = step else { return };
+        while !*failed && *next < *end && *in_flight < ZEROS_IN_FLIGHT {
+            let len = usize::try_from(*end - *next).map_or(ZEROS_LEN, |left| left.min(ZEROS_LEN));
+            let Some(zeros) = self.zeros.slice(..len) else { break };
+            env.disk.write((id, DiskTag::Nvm(key)), &self.file, *next, zeros);
+            *next += len as u64;
+            *in_flight += 1;
+        }
+        if *in_flight > 0 {
+            return;
+        }
+        if *fua && !*failed {
+            *step = Step::Last;
+            env.disk.sync((id, DiskTag::Nvm(key)), &self.file);
+            return;
+        }
+        let outcome = if *failed { Err(IoError::Nvm(Status::WRITE_FAULT)) } else { Ok(IoOutcome::Nvm) };
+        env.done.push_back((*op, outcome));
+        self.requests.remove(key);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+    }
+}
+
+/// Whether there was an error.
+fn log(file: &DiskFile, error: Option<io::Error>) -> bool {
+    if let Some(error) = &error {
+        tracing::error!(path = %file.path().display(), %error, "disk I/O of a block namespace failed");
+    }
+    error.is_some()
+}
+
+fn short(read: usize) -> io::Error {
+    let text = format!("the file ends after {read} of the bytes to read; was it truncated?");
+    io::Error::new(io::ErrorKind::UnexpectedEof, text)
+}

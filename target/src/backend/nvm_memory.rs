@@ -1,0 +1,72 @@
+//! A block namespace in memory: one region that all cores read and write.
+//!
+//! A Read lends the region itself to the socket, so nothing is copied; a Write that overlaps a Read in flight may show in
+//! it, as the specification allows beyond the atomic write unit, which is not promised (AWUPF is one block only in name:
+//! words of 8 bytes are never torn). Flush and FUA have nothing to do, and Deallocate keeps the data, which is one of the
+//! answers that DLFEAT 000b leaves open.
+
+use kvof_io::{Region, RegionError};
+use kvof_spec::Status;
+
+use super::{IoError, IoOutcome, IoResult, NvmRequest};
+use crate::namespace::DataOut;
+
+/// Bytes that Compare looks at in one go.
+const COMPARE_STEP: usize = 4096;
+
+/// The storage; every core has a clone.
+#[derive(Clone, Debug)]
+pub(super) struct NvmMemory {
+    region: Region,
+}
+
+impl NvmMemory {
+    pub(super) fn new(region: Region) -> Self {
+        Self { region }
+    }
+
+    pub(super) fn execute(&self, request: &NvmRequest) -> IoResult {
+        match request {
+            NvmRequest::Read { offset, len } => {
+                let len = *len as usize;
+                let out_of_range = IoError::Nvm(Status::LBA_OUT_OF_RANGE);
+                self.region.slice(*offset, len).map_err(refused)?;
+                let offset = usize::try_from(*offset).map_err(|_| out_of_range)?;
+                Ok(IoOutcome::NvmData(DataOut::Region { region: self.region.clone(), offset, len }))
+            }
+            NvmRequest::Write { offset, data, .. } => {
+                self.region.copy_in(*offset, data).map_err(refused)?;
+                Ok(IoOutcome::Nvm)
+            }
+            // At most 65536 blocks, at the speed of memory.
+            NvmRequest::WriteZeroes { offset, len, .. } => {
+                let len = usize::try_from(*len).map_err(|_| IoError::Nvm(Status::LBA_OUT_OF_RANGE))?;
+                self.region.fill(*offset, len, 0).map_err(refused)?;
+                Ok(IoOutcome::Nvm)
+            }
+            NvmRequest::Compare { offset, data } => self.compare(*offset, data),
+            NvmRequest::Deallocate { .. } | NvmRequest::Flush => Ok(IoOutcome::Nvm),
+            NvmRequest::Refused { status } => Err(IoError::Nvm(*status)),
+        }
+    }
+
+    fn compare(&self, mut offset: u64, data: &[u8]) -> IoResult {
+        let mut held = [0; COMPARE_STEP];
+        for expected in data.chunks(COMPARE_STEP) {
+            let held = held.get_mut(..expected.len()).unwrap_or_default();
+            self.region.copy_out(offset, held).map_err(refused)?;
+            if held != expected {
+                return Err(IoError::Nvm(Status::COMPARE_FAILURE));
+            }
+            offset = offset.saturating_add(expected.len() as u64);
+        }
+        Ok(IoOutcome::Nvm)
+    }
+}
+
+fn refused(error: RegionError) -> IoError {
+    IoError::Nvm(match error {
+        RegionError::OutOfBounds { .. } => Status::LBA_OUT_OF_RANGE,
+        RegionError::Unaligned { .. } => Status::INTERNAL_ERROR,
+    })
+}
