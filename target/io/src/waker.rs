@@ -62,3 +62,40 @@ impl Waker {
         self.shared.eventfd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(waker: &Waker) -> u64 {
+        let mut count = [0; 8];
+        match rustix::io::read(waker.fd(), &mut count) {
+            Ok(_) => u64::from_ne_bytes(count),
+            Err(_) => 0,
+        }
+    }
+
+    #[test]
+    fn a_wake_before_the_sleep_forbids_it() {
+        let waker = Waker::new().unwrap();
+        assert!(waker.sleep());
+        waker.awake();
+        waker.wake();
+        assert!(!waker.sleep());
+        waker.awake();
+        assert!(waker.take() && !waker.take());
+        assert!(waker.sleep());
+    }
+
+    #[test]
+    fn only_a_sleeper_costs_a_write_and_only_one() {
+        let waker = Waker::new().unwrap();
+        waker.wake();
+        assert_eq!(written(&waker), 0);
+        assert!(waker.take() && waker.sleep());
+        for _ in 0..10 {
+            waker.clone().wake();
+        }
+        assert_eq!(written(&waker), 1);
+    }
+}

@@ -97,15 +97,45 @@ fn readable_is_reported_each_time_data_arrives() {
 
 #[test]
 fn one_report_a_turn_however_often_it_happened() {
-    let mut lp = event_loop(RingSetup::Deferred);
-    let (mine, mut theirs) = pair();
-    lp.watch_readable(mine.as_fd(), 5).unwrap();
-    quiet(&mut lp);
-    for _ in 0..20 {
-        theirs.write_all(b"x").unwrap();
+    for setup in SETUPS {
+        let mut lp = event_loop(setup);
+        let (mine, mut theirs) = pair();
+        lp.watch_readable(mine.as_fd(), 5).unwrap();
+        quiet(&mut lp);
+        for _ in 0..20 {
+            theirs.write_all(b"x").unwrap();
+        }
+        next(&mut lp);
+        assert_eq!(receive_all(&mine), 20);
     }
-    next(&mut lp);
-    assert_eq!(receive_all(&mine), 20);
+}
+
+#[test]
+fn a_loop_that_only_looks_sees_everything() {
+    for setup in SETUPS {
+        let mut lp = event_loop(setup);
+        let (mine, theirs) = pair();
+        lp.watch_readable(mine.as_fd(), 5).unwrap();
+        let writer = std::thread::spawn(move || {
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(1));
+                (&theirs).write_all(b"x").unwrap();
+            }
+            theirs
+        });
+        let start = Instant::now();
+        let mut received = 0;
+        while received < 20 {
+            let mut out = Vec::new();
+            lp.turn(Some(Duration::ZERO), &mut out).unwrap();
+            for event in out {
+                assert!(matches!(event, Event { token: 5, kind: EventKind::Readable }), "{event:?}");
+                received += receive_all(&mine);
+            }
+            assert!(start.elapsed() < LONG, "{received}");
+        }
+        writer.join().unwrap();
+    }
 }
 
 #[test]
@@ -162,6 +192,20 @@ fn an_ended_watch_says_nothing_even_when_its_number_is_reused() {
         assert!(reused > 100, "the test needs reused descriptor numbers, and saw {reused}");
         quiet(&mut lp);
     }
+}
+
+#[test]
+fn an_old_name_does_not_end_a_new_watch() {
+    let mut lp = event_loop(RingSetup::Deferred);
+    let (mine, mut theirs) = pair();
+    let old = lp.watch_readable(mine.as_fd(), 1).unwrap();
+    lp.unwatch(old);
+    quiet(&mut lp);
+    let new = lp.watch_readable(mine.as_fd(), 2).unwrap();
+    assert_ne!(old, new);
+    lp.unwatch(old);
+    theirs.write_all(b"x").unwrap();
+    assert_eq!(next(&mut lp).token, 2);
 }
 
 #[test]
@@ -229,21 +273,29 @@ fn many_sockets_at_once() {
 
 #[test]
 fn an_overflowing_completion_queue_loses_nothing() {
+    const WRITERS: usize = 9000;
     for setup in SETUPS {
-        // Thousands of completions wait unseen: more than the queue's 4096.
-        let config = EventLoopConfig { setup, submission_entries: 64, max_disk_ops: 16 };
-        let mut lp = EventLoop::new(config).unwrap();
-        let (mine, mut theirs) = pair();
+        // All watches fire between two turns: more completions than the queue's 4096.
+        let mut lp = EventLoop::new(EventLoopConfig { setup, submission_entries: 1024, max_disk_ops: 16 }).unwrap();
+        let (mut mine, mut theirs) = pair();
+        let mut queued = 0;
+        while let Ok(n) = mine.write(&[0; 65536]) {
+            queued += n;
+        }
         lp.watch_readable(mine.as_fd(), 3).unwrap();
-        let writers: Vec<_> = (0..5000u64).map(|n| lp.watch_writable_once(mine.as_fd(), 1000 + n).unwrap()).collect();
+        for token in 0..WRITERS {
+            lp.watch_writable_once(mine.as_fd(), 1000 + token as u64).unwrap();
+        }
+        quiet(&mut lp);
+        theirs.read_exact(&mut vec![0; queued]).unwrap();
         theirs.write_all(b"x").unwrap();
-        let mut seen = vec![0; writers.len()];
+        let mut seen = vec![0; WRITERS];
         let mut readable = 0;
         let start = Instant::now();
         while readable == 0 || seen.contains(&0) {
             assert!(start.elapsed() < LONG);
             let mut out = Vec::new();
-            lp.turn(Some(SECOND), &mut out).unwrap();
+            lp.turn(Some(Duration::ZERO), &mut out).unwrap();
             for event in out {
                 match event.kind {
                     EventKind::Writable => seen[event.token as usize - 1000] += 1,
@@ -281,7 +333,7 @@ fn timeouts_are_kept() {
 #[test]
 fn every_wake_is_seen_by_a_loop_that_sleeps_or_spins() {
     for setup in SETUPS {
-        for timeout in [None, Some(Duration::ZERO)] {
+        for timeout in [LONG, Duration::ZERO] {
             let mut lp = event_loop(setup);
             let asked = Arc::new(AtomicUsize::new(0));
             let threads: Vec<_> = (0..3)
@@ -301,9 +353,10 @@ fn every_wake_is_seen_by_a_loop_that_sleeps_or_spins() {
             let start = Instant::now();
             let mut wakes = 0;
             let mut out = Vec::new();
-            // With a lost wake-up an endless turn would hang here, and the test with it.
             loop {
-                lp.turn(timeout, &mut out).unwrap();
+                lp.turn(Some(timeout), &mut out).unwrap();
+                // A lost wake-up would make the turn last to its end.
+                assert!(timeout.is_zero() || !out.is_empty());
                 wakes += out.len();
                 assert!(out.drain(..).all(|e| matches!(e.kind, EventKind::Woken)));
                 if asked.load(Ordering::Relaxed) == 6000 {
@@ -316,6 +369,22 @@ fn every_wake_is_seen_by_a_loop_that_sleeps_or_spins() {
             }
             assert!((1..=6000).contains(&wakes), "{wakes}");
         }
+    }
+}
+
+#[test]
+fn an_endless_wait_ends_with_a_wake() {
+    for setup in SETUPS {
+        let mut lp = event_loop(setup);
+        let waker = lp.waker();
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            waker.wake();
+        });
+        let mut out = Vec::new();
+        lp.turn(None, &mut out).unwrap();
+        assert!(matches!(out[..], [Event { kind: EventKind::Woken, .. }]), "{out:?}");
+        thread.join().unwrap();
     }
 }
 
@@ -468,33 +537,36 @@ fn more_operations_than_the_submission_queue_holds() {
 
 #[test]
 fn dropping_the_loop_waits_for_its_io() {
-    for setup in SETUPS {
-        for direct in [false, true] {
-            for submitted in [false, true] {
-                let dir = tempfile::tempdir().unwrap();
-                let file = disk(dir.path(), direct, 64 << 20);
-                let pool = Pool::new(PoolConfig::new(64 << 20));
-                let mut lp = event_loop(setup);
-                for n in 0..32u64 {
-                    lp.read(&file, n << 20, pool.alloc(1 << 20).unwrap(), n).unwrap();
-                }
-                let mut out = Vec::new();
-                if submitted {
-                    lp.turn(Some(Duration::ZERO), &mut out).unwrap();
-                }
-                drop(out);
-                drop(lp);
-                assert_eq!(pool.in_use(), 0, "the buffers are free again");
-                assert_eq!(Arc::strong_count(&file), 1);
-                // Nothing of the kernel's arrives later in memory that has a new owner.
-                let mut reused = Vec::new();
-                while let Some(mut buf) = pool.alloc(1 << 20) {
-                    buf.fill(0xee);
-                    reused.push(buf);
-                }
-                std::thread::sleep(Duration::from_millis(5));
-                assert!(reused.iter().all(|b| b.iter().all(|x| *x == 0xee)));
+    const PART: usize = 256 << 10;
+    for direct in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        // Real data, so that a direct read has to wait for the device.
+        std::fs::write(dir.path().join("disk"), pattern(32 * PART, 0)).unwrap();
+        std::fs::File::open(dir.path().join("disk")).unwrap().sync_all().unwrap();
+        let file = disk(dir.path(), direct, 0);
+        for (setup, submitted) in SETUPS.into_iter().flat_map(|s| [(s, false), (s, true)]) {
+            let pool = Pool::new(PoolConfig::new(32 * PART));
+            let mut lp = event_loop(setup);
+            for n in 0..32u64 {
+                lp.read(&file, n * PART as u64, pool.alloc(PART).unwrap(), n).unwrap();
             }
+            let mut out = Vec::new();
+            if submitted {
+                lp.turn(Some(Duration::ZERO), &mut out).unwrap();
+            }
+            drop(out);
+            drop(lp);
+            assert_eq!(pool.in_use(), 0, "the buffers are free again");
+            assert_eq!(Arc::strong_count(&file), 1);
+            // Nothing of the kernel's arrives later in memory that has a new owner.
+            let mut reused = Vec::new();
+            while let Some(mut buf) = pool.alloc(PART) {
+                buf.fill(0xee);
+                reused.push(buf);
+            }
+            assert_eq!(reused.len(), 32);
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(reused.iter().all(|b| b.iter().all(|x| *x == 0xee)));
         }
     }
 }

@@ -9,8 +9,8 @@ use super::*;
 use crate::{Pool, PoolConfig, Region};
 
 fn pair(send_buffer: usize) -> (OwnedFd, OwnedFd) {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let (tx, rx) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+    // Blocking sockets: it is each call that must not block.
+    let (tx, rx) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     sockopt::set_socket_send_buffer_size(&tx, send_buffer).unwrap();
     (tx, rx)
 }
