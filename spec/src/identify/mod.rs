@@ -1,6 +1,7 @@
 //! Identify (section 5.17): the command and its data structures. Those of the KV command set are in `kvof-kv`.
 
 mod controller;
+mod controller_flags;
 mod iocs;
 mod iocs_independent;
 mod namespace;
@@ -10,9 +11,8 @@ mod nvm;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-pub use controller::{
-    AnaCap, Cmic, ControllerType, Ctratt, IdentifyController, Lpa, Oacs, Oaes, Oncs, PowerStateDescriptor, Sgls, Vwc,
-};
+pub use controller::{IdentifyController, PowerStateDescriptor};
+pub use controller_flags::{AnaCap, Cmic, ControllerType, Ctratt, Lpa, Oacs, Oaes, Oncs, Sgls, Vwc};
 pub use iocs::{IDENTIFY_IOCS_VECTORS, IdentifyIocs, IocsVector};
 pub use iocs_independent::{IdentifyNamespaceIndependent, Nmic, NsAttributes, NsStatus};
 pub use namespace::{IdentifyNamespace, LbaFormat, NsFeatures};

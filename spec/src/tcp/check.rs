@@ -1,8 +1,8 @@
 //! Proof of a common header before anything of it is used.
 
 use super::{
-    CAPSULE_CMD_HEADER_SIZE, CommonHeader, Digests, FatalErrorStatus, IC_SIZE, PduFlags, PduType, SHORT_HEADER_SIZE,
-    TERM_REQ_SIZE_MAX,
+    CAPSULE_CMD_HEADER_SIZE, CommonHeader, DIGEST_SIZE, Digests, FatalErrorStatus, IC_SIZE, PduFlags, PduType,
+    SHORT_HEADER_SIZE, TERM_REQ_SIZE_MAX,
 };
 
 /// Offsets of the common header's fields, for FEI.
@@ -85,11 +85,18 @@ pub struct Frame {
 }
 
 impl CommonHeader {
-    /// Checks type, flags, HLEN, PDO and PLEN against each other and against `rules`.
+    /// Checks type, flags, HLEN, PDO and PLEN against each other and against `rules`. Reserved flags, and PDO where
+    /// there is no data, are not looked at.
+    ///
+    /// Where several fields are wrong, the one with the lowest offset is reported. A TermReq that is wrong itself
+    /// ends the connection without an answer (see [`PduType::is_term_req`]); whether a PDU of this type may come now is
+    /// the caller's to know.
     ///
     /// # Errors
-    /// [`Fatal`] with the offset of the first field that is wrong; PDU Sequence Error for a type that belongs to the
-    /// other direction.
+    /// * Invalid PDU Header Field with the offset of the field that is wrong; the type is wrong if it is not known or
+    ///   belongs to the other direction.
+    /// * Data Transfer Limit Exceeded for an H2CData PDU with more data than MAXH2CDATA.
+    /// * Data Transfer Out of Range for a C2HData PDU with more data than the host takes.
     pub fn check(&self, rules: &ReceiveRules) -> Result<Frame, Fatal> {
         let kind = self.kind();
         let to_host = match kind {
@@ -100,80 +107,85 @@ impl CommonHeader {
         if to_host != (rules.receiver == Receiver::Host) {
             return Err(Fatal::field(OFFSET_TYPE));
         }
-        let hlen = match kind {
-            PduType::IC_REQ | PduType::IC_RESP => IC_SIZE,
-            PduType::CAPSULE_CMD => CAPSULE_CMD_HEADER_SIZE,
-            _ => SHORT_HEADER_SIZE,
-        };
+        match kind {
+            PduType::IC_REQ | PduType::IC_RESP => self.check_plain(kind, IC_SIZE, IC_SIZE),
+            PduType::H2C_TERM_REQ | PduType::C2H_TERM_REQ => {
+                self.check_plain(kind, SHORT_HEADER_SIZE, TERM_REQ_SIZE_MAX)
+            }
+            _ => self.check_digested(kind, rules),
+        }
+    }
+
+    /// Initialisation and termination: never digests, and what follows the header of a TermReq does so directly.
+    fn check_plain(&self, kind: PduType, hlen: usize, plen_max: usize) -> Result<Frame, Fatal> {
+        if self.flags().intersects(PduFlags::HDGST.union(PduFlags::DDGST)) {
+            return Err(Fatal::field(OFFSET_FLAGS));
+        }
         if usize::from(self.hlen) != hlen {
             return Err(Fatal::field(OFFSET_HLEN));
         }
-        let flags = self.flags();
         let plen = self.plen.get();
-
-        if matches!(kind, PduType::IC_REQ | PduType::IC_RESP) {
-            if !(flags & (PduFlags::HDGST | PduFlags::DDGST)).is_empty() {
-                return Err(Fatal::field(OFFSET_FLAGS));
-            }
-            if plen as usize != IC_SIZE {
-                return Err(Fatal::field(OFFSET_PLEN));
-            }
-            return Ok(Frame { kind, hlen, data_offset: hlen, data_len: 0, header_digest: false, data_digest: false });
-        }
-        if matches!(kind, PduType::H2C_TERM_REQ | PduType::C2H_TERM_REQ) {
-            // No digests, and the data directly follows the header: PDO is reserved.
-            if !(flags & (PduFlags::HDGST | PduFlags::DDGST)).is_empty() {
-                return Err(Fatal::field(OFFSET_FLAGS));
-            }
-            if (plen as usize) < SHORT_HEADER_SIZE || plen as usize > TERM_REQ_SIZE_MAX {
-                return Err(Fatal::field(OFFSET_PLEN));
-            }
-            let data_len = plen - SHORT_HEADER_SIZE as u32;
-            return Ok(Frame { kind, hlen, data_offset: hlen, data_len, header_digest: false, data_digest: false });
-        }
-
-        if flags.contains(PduFlags::HDGST) != rules.digests.header {
-            return Err(Fatal::field(OFFSET_FLAGS));
-        }
-        let header_end = hlen + rules.digests.header_size();
-        let no_data = Frame {
-            kind,
-            hlen,
-            data_offset: header_end,
-            data_len: 0,
-            header_digest: rules.digests.header,
-            data_digest: false,
-        };
-        let data_max = match kind {
-            PduType::CAPSULE_CMD => rules.in_capsule_max,
-            PduType::H2C_DATA | PduType::C2H_DATA => rules.data_max,
-            _ => 0,
-        };
-        // A capsule without data ends with its header; then there is no data digest, and PDO has no meaning.
-        if plen as usize == header_end && !matches!(kind, PduType::H2C_DATA | PduType::C2H_DATA) {
-            if flags.contains(PduFlags::DDGST) {
-                return Err(Fatal::field(OFFSET_FLAGS));
-            }
-            return Ok(no_data);
-        }
-        if data_max == 0 && !matches!(kind, PduType::H2C_DATA | PduType::C2H_DATA) {
+        if (plen as usize) < hlen || plen as usize > plen_max {
             return Err(Fatal::field(OFFSET_PLEN));
         }
-        if flags.contains(PduFlags::DDGST) != rules.digests.data {
+        let data_len = plen - hlen as u32;
+        Ok(Frame { kind, hlen, data_offset: hlen, data_len, header_digest: false, data_digest: false })
+    }
+
+    /// Capsules, data and R2T.
+    fn check_digested(&self, kind: PduType, rules: &ReceiveRules) -> Result<Frame, Fatal> {
+        let (hlen, has_data) = match kind {
+            PduType::CAPSULE_CMD => (CAPSULE_CMD_HEADER_SIZE, None),
+            PduType::H2C_DATA | PduType::C2H_DATA => (SHORT_HEADER_SIZE, Some(true)),
+            _ => (SHORT_HEADER_SIZE, Some(false)),
+        };
+        let header_end = hlen + rules.digests.header_size();
+        let plen = self.plen.get();
+        // A command capsule has data if it is longer than its header.
+        let has_data = has_data.unwrap_or(plen as usize > header_end);
+        let data_digest = has_data && rules.digests.data;
+
+        let flags = self.flags();
+        let ddgst = flags.contains(PduFlags::DDGST);
+        // A PLEN that cannot be says nothing about whether there is data to have a digest.
+        let ddgst_wrong = if plen as usize >= header_end { ddgst != data_digest } else { ddgst && !rules.digests.data };
+        let success_early =
+            kind == PduType::C2H_DATA && flags.contains(PduFlags::SUCCESS) && !flags.contains(PduFlags::LAST_PDU);
+        if flags.contains(PduFlags::HDGST) != rules.digests.header || ddgst_wrong || success_early {
             return Err(Fatal::field(OFFSET_FLAGS));
         }
+        if usize::from(self.hlen) != hlen {
+            return Err(Fatal::field(OFFSET_HLEN));
+        }
+        let header_digest = rules.digests.header;
+        if !has_data {
+            if plen as usize != header_end {
+                return Err(Fatal::field(OFFSET_PLEN));
+            }
+            return Ok(Frame { kind, hlen, data_offset: header_end, data_len: 0, header_digest, data_digest });
+        }
+
         let data_offset = usize::from(self.pdo);
-        if data_offset < header_end || data_offset % ((usize::from(rules.pda) + 1) * 4) != 0 {
+        let alignment = (usize::from(rules.pda) + 1) * 4;
+        if data_offset < header_end || !data_offset.is_multiple_of(alignment) {
             return Err(Fatal::field(OFFSET_PDO));
         }
-        let before_data = data_offset as u32 + rules.digests.data_size() as u32;
-        let Some(data_len) = plen.checked_sub(before_data) else {
-            return Err(Fatal::field(OFFSET_PLEN));
+        let digest_size = if data_digest { DIGEST_SIZE } else { 0 };
+        let data_len = match plen.checked_sub((data_offset + digest_size) as u32) {
+            Some(n) if n > 0 => n,
+            _ if data_offset > plen as usize && plen as usize > header_end => return Err(Fatal::field(OFFSET_PDO)),
+            _ => return Err(Fatal::field(OFFSET_PLEN)),
         };
-        if data_len == 0 || data_len > data_max {
-            return Err(Fatal::field(OFFSET_PLEN));
+        match kind {
+            PduType::H2C_DATA if data_len > rules.data_max => {
+                Err(Fatal { fes: FatalErrorStatus::LIMIT_EXCEEDED, fei: 0 })
+            }
+            PduType::C2H_DATA if data_len > rules.data_max => {
+                Err(Fatal { fes: FatalErrorStatus::DATA_OUT_OF_RANGE, fei: 0 })
+            }
+            PduType::CAPSULE_CMD if data_len > rules.in_capsule_max => Err(Fatal::field(OFFSET_PLEN)),
+            _ => Ok(Frame { kind, hlen, data_offset, data_len, header_digest, data_digest }),
         }
-        Ok(Frame { data_offset, data_len, data_digest: rules.digests.data, ..no_data })
     }
 }
 
@@ -181,13 +193,13 @@ impl Frame {
     /// Bytes from the start of the PDU to its end.
     #[must_use]
     pub const fn total(&self) -> usize {
-        let digest = if self.data_digest { super::DIGEST_SIZE } else { 0 };
+        let digest = if self.data_digest { DIGEST_SIZE } else { 0 };
         self.data_offset + self.data_len as usize + digest
     }
 
     /// Bytes of the header with its digest.
     #[must_use]
     pub const fn header_total(&self) -> usize {
-        self.hlen + if self.header_digest { super::DIGEST_SIZE } else { 0 }
+        self.hlen + if self.header_digest { DIGEST_SIZE } else { 0 }
     }
 }

@@ -58,6 +58,14 @@ open_enum! {
     }
 }
 
+impl PduType {
+    /// Whether this ends the connection: H2CTermReq or C2HTermReq. Neither is ever answered with a TermReq.
+    #[must_use]
+    pub const fn is_term_req(self) -> bool {
+        matches!(self, Self::H2C_TERM_REQ | Self::C2H_TERM_REQ)
+    }
+}
+
 open_enum! {
     /// Fatal Error Status of a TermReq (TCP section 3.6.2.3).
     pub struct FatalErrorStatus(u16) {
