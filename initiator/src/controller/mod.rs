@@ -1,0 +1,349 @@
+//! A connected controller: its queues, its namespaces, its admin commands.
+
+mod admin;
+mod establish;
+mod supervisor;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use kvof_spec::{Cqe, Nqn, Sqe};
+
+use crate::{
+    Address, ConnectOptions, Error, IoBuf, IoBufMut, KvNamespace, NvmNamespace, Result,
+    buffer::Payload,
+    executor::Signal,
+    port::{Attention, Operation, Port},
+    queue::{Answer, Command, Reply, TimeLimit},
+    watch::Watch,
+};
+
+pub use admin::{AdminData, NamespaceInfo};
+pub use establish::ControllerInfo;
+
+/// A connection to one controller of an NVM subsystem.
+///
+/// A clone is another handle to the same controller; when the last handle, and the last namespace made from one, is
+/// dropped, the controller is shut down in the background. [`Self::disconnect`] does the same and waits for it.
+#[derive(Clone)]
+pub struct Controller {
+    handle: Arc<Handle>,
+}
+
+/// Tells the supervisor when the last handle is gone.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.signal.attend();
+    }
+}
+
+/// What the handles and the supervisor share.
+struct Shared {
+    options: ConnectOptions,
+    address: Address,
+    subnqn: Nqn,
+    hostnqn: Nqn,
+    /// Subsystem and address, for errors.
+    name: Arc<str>,
+    signal: Arc<Signal>,
+    closing: AtomicBool,
+    phase: Watch<Phase>,
+    events: Watch<Events>,
+    admin: Arc<Port>,
+    io: Vec<Arc<Port>>,
+    /// I/O queues that the controller granted.
+    io_count: AtomicUsize,
+    /// Where to begin looking for the least loaded I/O queue.
+    next_io: AtomicUsize,
+}
+
+/// The state of a controller.
+#[derive(Clone)]
+enum Phase {
+    /// The first connection is being made.
+    Starting,
+    /// Connected, or reconnecting after that.
+    Up(Arc<ControllerInfo>),
+    /// Failed for good.
+    Failed(Error),
+    /// Disconnected by this host.
+    Closed,
+}
+
+/// What asynchronous events have told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Events {
+    /// Changes of the set of namespaces or their attributes, reconnects included.
+    namespaces: u64,
+    /// Changes of the discovery log, reconnects included.
+    discovery: u64,
+    /// Connections made after the first.
+    reconnects: u64,
+}
+
+impl Controller {
+    /// Connects to the controller of subsystem `subnqn` at `address`: the admin queue, the controller's enable
+    /// sequence, Identify and the I/O queues.
+    ///
+    /// The first connection is tried once, so that a wrong address is told at once; a connection that is lost later is
+    /// made again as [`ConnectOptions::reconnect`] says.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for options that make no sense, [`Error::Connect`] if the connection cannot be made,
+    /// [`Error::Status`] if the controller refuses the host, [`Error::Unsupported`] if it lacks something essential.
+    pub async fn connect(address: &Address, subnqn: &str, options: &ConnectOptions) -> Result<Self> {
+        let nqn = |what, text: &str| {
+            text.parse::<Nqn>().map_err(|e| Error::argument(what, format!("{text:?}"), e.to_string()))
+        };
+        options.check()?;
+        let subnqn = nqn("subnqn", subnqn)?;
+        let hostnqn = nqn("hostnqn", &options.hostnqn)?;
+        let name: Arc<str> = format!("{subnqn} at {address}").into();
+        let signal = Arc::new(Signal::default());
+        let port = |qid| {
+            let attention: Arc<dyn Attention> = Arc::clone(&signal) as Arc<dyn Attention>;
+            Port::new(qid, Arc::clone(&name), attention)
+        };
+        let shared = Arc::new(Shared {
+            options: options.clone(),
+            address: address.clone(),
+            subnqn,
+            hostnqn,
+            signal: Arc::clone(&signal),
+            closing: AtomicBool::new(false),
+            phase: Watch::new(Phase::Starting),
+            events: Watch::new(Events::default()),
+            admin: port(0),
+            io: (1..=options.io_queues).map(port).collect(),
+            io_count: AtomicUsize::new(0),
+            next_io: AtomicUsize::new(0),
+            name,
+        });
+        supervisor::spawn(&shared)?;
+        let controller = Self { handle: Arc::new(Handle { shared }) };
+        controller.info_when_up().await?;
+        Ok(controller)
+    }
+
+    /// What the controller said of itself when it was last connected.
+    ///
+    /// # Errors
+    /// [`Error::GaveUp`] or the last error if the controller has failed for good, [`Error::Closed`] after
+    /// [`Self::disconnect`].
+    pub fn info(&self) -> Result<Arc<ControllerInfo>> {
+        self.shared().phase.read(|phase| match phase {
+            Phase::Up(info) => Ok(Arc::clone(info)),
+            Phase::Failed(error) => Err(error.clone()),
+            Phase::Starting | Phase::Closed => Err(Error::Closed),
+        })
+    }
+
+    /// Times the connection was lost and made again.
+    #[must_use]
+    pub fn reconnects(&self) -> u64 {
+        self.shared().events.read(|e| e.reconnects)
+    }
+
+    /// The address that this controller was connected at.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.shared().address
+    }
+
+    /// The NQN of its subsystem.
+    #[must_use]
+    pub fn subnqn(&self) -> &str {
+        self.shared().subnqn.as_str()
+    }
+
+    /// The KV namespace `nsid`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the namespace is not one of keys and values, else as any admin command.
+    pub async fn kv(&self, nsid: u32) -> Result<KvNamespace> {
+        KvNamespace::open(self.clone(), nsid).await
+    }
+
+    /// The NVM (block) namespace `nsid`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the namespace is not one of logical blocks, else as any admin command.
+    pub async fn nvm(&self, nsid: u32) -> Result<NvmNamespace> {
+        NvmNamespace::open(self.clone(), nsid).await
+    }
+
+    /// Waits until the controller reports a change of its namespaces, or was reconnected, after `seen` changes, and
+    /// gives the new count; start with 0. Needs a controller that supports Namespace Attribute Notices.
+    ///
+    /// # Errors
+    /// As [`Self::info`].
+    pub async fn namespaces_changed(&self, seen: u64) -> Result<u64> {
+        self.changed(seen, |e| e.namespaces).await
+    }
+
+    /// Shuts the controller down (CC.SHN) and closes its connections. Operations that wait or come later fail with
+    /// [`Error::Closed`].
+    pub async fn disconnect(&self) {
+        let shared = self.shared();
+        shared.closing.store(true, Ordering::Release);
+        shared.signal.attend();
+        shared.phase.wait(|p| matches!(p, Phase::Closed | Phase::Failed(_)).then_some(())).await;
+    }
+
+    pub(crate) async fn discovery_changed(&self, seen: u64) -> Result<u64> {
+        self.changed(seen, |e| e.discovery).await
+    }
+
+    async fn changed(&self, seen: u64, count: impl Fn(&Events) -> u64) -> Result<u64> {
+        let shared = self.shared();
+        // A phase that ends wakes the waiters of events too; see the supervisor.
+        shared
+            .events
+            .wait(|events| {
+                if count(events) > seen {
+                    return Some(Ok(count(events)));
+                }
+                shared.phase.read(|phase| match phase {
+                    Phase::Failed(error) => Some(Err(error.clone())),
+                    Phase::Closed => Some(Err(Error::Closed)),
+                    Phase::Starting | Phase::Up(_) => None,
+                })
+            })
+            .await
+    }
+
+    async fn info_when_up(&self) -> Result<Arc<ControllerInfo>> {
+        self.shared()
+            .phase
+            .wait(|phase| match phase {
+                Phase::Starting => None,
+                Phase::Up(info) => Some(Ok(Arc::clone(info))),
+                Phase::Failed(error) => Some(Err(error.clone())),
+                Phase::Closed => Some(Err(Error::Closed)),
+            })
+            .await
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    /// Most bytes of one command's data: MDTS.
+    pub(crate) fn max_transfer(&self) -> Result<u32> {
+        Ok(self.info()?.max_transfer)
+    }
+
+    /// Sends a command with data to the controller and gives the buffer back.
+    pub(crate) async fn io_out<B: IoBuf>(
+        &self,
+        name: &'static str,
+        sqe: Sqe,
+        buffer: B,
+        timeout: Option<Duration>,
+    ) -> (Result<Reply>, B) {
+        let (result, payload) = self.io(name, sqe, Payload::to_controller(buffer), timeout).await;
+        (result, give_back(payload))
+    }
+
+    /// Sends a command that reads data into `buffer` and gives the buffer back.
+    pub(crate) async fn io_in<B: IoBufMut>(
+        &self,
+        name: &'static str,
+        sqe: Sqe,
+        buffer: B,
+        timeout: Option<Duration>,
+    ) -> (Result<Reply>, B) {
+        let (result, payload) = self.io(name, sqe, Payload::from_controller(buffer), timeout).await;
+        (result, give_back(payload))
+    }
+
+    /// Sends a command without data.
+    pub(crate) async fn io_none(&self, name: &'static str, sqe: Sqe, timeout: Option<Duration>) -> Result<Reply> {
+        self.io(name, sqe, Payload::None, timeout).await.0
+    }
+
+    async fn io(
+        &self,
+        name: &'static str,
+        sqe: Sqe,
+        payload: Payload,
+        timeout: Option<Duration>,
+    ) -> (Result<Reply>, Payload) {
+        match self.shared().pick_io() {
+            Ok(port) => self.shared().send(&port, name, sqe, payload, timeout, false).await,
+            Err(error) => (Err(error), payload),
+        }
+    }
+}
+
+/// The buffer that went in. An answer always carries the payload of its command.
+fn give_back<B: 'static>(payload: Payload) -> B {
+    payload.take().unwrap_or_else(|| unreachable!("an answer has the payload of its command"))
+}
+
+impl Shared {
+    /// The least loaded I/O queue; between equals, in turn.
+    fn pick_io(&self) -> Result<Arc<Port>> {
+        let count = self.io_count.load(Ordering::Acquire).clamp(1, self.io.len().max(1));
+        let start = self.next_io.fetch_add(1, Ordering::Relaxed);
+        (0..count)
+            .filter_map(|i| self.io.get(start.wrapping_add(i) % count))
+            .min_by_key(|port| port.load())
+            .cloned()
+            .ok_or_else(|| Error::argument("io_queues", 0, "I/O commands need at least one I/O queue"))
+    }
+
+    async fn send(
+        &self,
+        port: &Arc<Port>,
+        name: &'static str,
+        sqe: Sqe,
+        payload: Payload,
+        timeout: Option<Duration>,
+        privileged: bool,
+    ) -> (Result<Reply>, Payload) {
+        let limit = TimeLimit::new(Instant::now(), timeout.unwrap_or(self.options.command_timeout));
+        let command = Command { sqe, payload, name, limit };
+        let Answer { result, payload } = Operation::new(Arc::clone(port), command, privileged).await;
+        (result, payload)
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Controller").field(&self.shared().name).finish()
+    }
+}
+
+/// The completion of a raw command, whatever its status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RawCompletion {
+    /// Status field.
+    pub status: kvof_spec::Status,
+    /// Dwords 0 and 1 of the completion; zero with an error status.
+    pub result: u64,
+    /// Bytes of data that the controller transferred to the host.
+    pub received: u32,
+}
+
+impl RawCompletion {
+    /// From the result of a command: an error status is a completion, other errors stay errors.
+    pub(crate) fn from_result(result: Result<Reply>) -> Result<Self> {
+        match result {
+            Ok(Reply { cqe, received }) => Ok(Self { status: Cqe::status(&cqe), result: cqe.result(), received }),
+            Err(Error::Status { status, .. }) => Ok(Self { status, result: 0, received: 0 }),
+            Err(error) => Err(error),
+        }
+    }
+}

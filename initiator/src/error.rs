@@ -1,0 +1,269 @@
+//! What can go wrong, in one enumeration that clones cheaply, because one lost connection fails many operations.
+
+use std::{io, sync::Arc, time::Duration};
+
+use kvof_spec::Status;
+use kvof_spec::tcp::{Fatal, FatalErrorStatus};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = core::result::Result<T, E>;
+
+/// Why an operation, a connection or a discovery failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is no address, or names no host.
+    #[error("address {address:?}: {reason}; write host:port, [ipv6]:port or tcp://host:port")]
+    Address {
+        /// The text as it was given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An argument that no controller or not this controller accepts; nothing was sent.
+    #[error("{what} is {value}: {rule}")]
+    Argument {
+        /// Name of the argument.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What it has to be.
+        rule: String,
+    },
+    /// The controller completed the command with an error status.
+    #[error("{command}: {status}")]
+    Status {
+        /// Name of the command.
+        command: &'static str,
+        /// The status of its completion.
+        status: Status,
+    },
+    /// The controller does not have what the host needs.
+    #[error("{address} does not support {what}")]
+    Unsupported {
+        /// The controller's address and NQN.
+        address: String,
+        /// What is missing.
+        what: String,
+    },
+    /// The controller answered with data that contradict themselves or the specification.
+    #[error("{command}: the controller's answer is invalid: {reason}")]
+    InvalidAnswer {
+        /// Name of the command.
+        command: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No answer in time. The command may or may not have been executed.
+    #[error("{command}: no answer within {after:?}")]
+    Timeout {
+        /// Name of the command.
+        command: &'static str,
+        /// The time limit.
+        after: Duration,
+    },
+    /// The connection could not be made.
+    #[error("cannot connect to {address}: {cause}")]
+    Connect {
+        /// Address of the controller.
+        address: Arc<str>,
+        /// Why.
+        cause: ConnectionError,
+    },
+    /// The connection ended before the answer came. The command may or may not have been executed.
+    #[error("connection to {address} lost: {cause}")]
+    ConnectionLost {
+        /// Address of the controller.
+        address: Arc<str>,
+        /// Why.
+        cause: ConnectionError,
+    },
+    /// Reconnecting was given up after the time that the policy allows. Permanent.
+    #[error("gave up reconnecting after {attempts} attempts in {after:?}; the last one: {last}")]
+    GaveUp {
+        /// Attempts that were made.
+        attempts: u32,
+        /// Time since the connection was lost.
+        after: Duration,
+        /// Why the last attempt failed.
+        last: Box<Self>,
+    },
+    /// The controller handle was closed by [`disconnect`](crate::Controller::disconnect) or dropped.
+    #[error("the controller was disconnected by this host")]
+    Closed,
+    /// The operating system refused something that this library needs.
+    #[error("{what}: {source}")]
+    System {
+        /// What was refused.
+        what: &'static str,
+        /// The system's error.
+        source: Arc<io::Error>,
+    },
+}
+
+/// Why a connection could not be made, or ended.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// A socket call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which call.
+        what: &'static str,
+        /// The system's error.
+        source: Arc<io::Error>,
+    },
+    /// The name of the host has no address.
+    #[error("{0}")]
+    Resolve(Arc<str>),
+    /// The controller closed the connection.
+    #[error("closed by the controller")]
+    ClosedByController,
+    /// The controller ended the connection with a C2HTermReq.
+    #[error("terminated by the controller: {fes} (FES {:02X}h, FEI {fei:#x})", fes.0)]
+    Terminated {
+        /// Fatal Error Status.
+        fes: FatalErrorStatus,
+        /// Fatal Error Information.
+        fei: u32,
+    },
+    /// The controller broke the transport protocol; it was told so with an H2CTermReq.
+    #[error("the controller broke NVMe/TCP: {what}: {fatal}")]
+    Protocol {
+        /// What was wrong, with the values.
+        what: Arc<str>,
+        /// What the H2CTermReq says.
+        fatal: Fatal,
+    },
+    /// The negotiated parameters cannot work.
+    #[error("ICResp is not acceptable: {0}")]
+    Negotiation(Arc<str>),
+    /// A command was not answered for so long that its buffer had to be taken back with the connection.
+    #[error("{command} was not answered within {after:?}")]
+    CommandTimeout {
+        /// Name of the command.
+        command: &'static str,
+        /// Time that it was given.
+        after: Duration,
+    },
+    /// The connection was not made within the connect timeout.
+    #[error("not established within {0:?}")]
+    ConnectTimeout(Duration),
+    /// The caller's buffer has become shorter while the command had it.
+    #[error("the buffer of {command} changed its length while the command had it")]
+    Buffer {
+        /// Name of the command.
+        command: &'static str,
+    },
+    /// Another connection of the same controller ended, and the association with it.
+    #[error("queue {qid} of the same controller failed: {cause}")]
+    Association {
+        /// The queue whose connection ended first.
+        qid: u16,
+        /// Why it ended.
+        cause: Arc<Self>,
+    },
+    /// The controller reported a fatal status (CSTS.CFS).
+    #[error("the controller reports a fatal status (CSTS {0:#x})")]
+    ControllerFatal(u32),
+    /// Keep Alive failed.
+    #[error("keep alive failed: {0}")]
+    KeepAlive(Arc<str>),
+    /// This host closed the connection.
+    #[error("closed by this host")]
+    ClosedByHost,
+}
+
+impl Error {
+    /// The NVMe status, if the controller answered with one.
+    #[must_use]
+    pub const fn status(&self) -> Option<Status> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the same operation may well succeed if it is repeated (after a pause, and if repeating it is harmless:
+    /// all KV commands but conditional stores are idempotent).
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Timeout { .. } | Self::ConnectionLost { .. } => true,
+            Self::Connect { cause, .. } => !matches!(cause, ConnectionError::Negotiation(_)),
+            Self::Status { status, .. } => {
+                !status.dnr()
+                    && [
+                        Status::TRANSIENT_TRANSPORT_ERROR,
+                        Status::COMMAND_INTERRUPTED,
+                        Status::NAMESPACE_NOT_READY,
+                        Status::ABORT_REQUESTED,
+                        Status::ABORTED_SQ_DELETION,
+                        Status::CONNECT_CONTROLLER_BUSY,
+                        Status::INTERNAL_PATH_ERROR,
+                        Status::CONTROLLER_PATHING_ERROR,
+                        Status::HOST_PATHING_ERROR,
+                    ]
+                    .contains(&status.code())
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the command may have been executed although this error is its answer.
+    #[must_use]
+    pub const fn may_have_executed(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::ConnectionLost { .. })
+    }
+
+    /// Whether the controller says that the key does not exist.
+    #[must_use]
+    pub fn is_key_missing(&self) -> bool {
+        self.status().is_some_and(|s| s.code() == Status::KEY_DOES_NOT_EXIST)
+    }
+
+    /// Whether the controller says that the key exists already (conditional Store).
+    #[must_use]
+    pub fn is_key_exists(&self) -> bool {
+        self.status().is_some_and(|s| s.code() == Status::KEY_EXISTS)
+    }
+
+    pub(crate) fn argument(what: &'static str, value: impl std::fmt::Display, rule: impl Into<String>) -> Self {
+        Self::Argument { what, value: value.to_string(), rule: rule.into() }
+    }
+
+    pub(crate) fn invalid_answer(command: &'static str, reason: impl Into<String>) -> Self {
+        Self::InvalidAnswer { command, reason: reason.into() }
+    }
+
+    pub(crate) fn system(what: &'static str, source: impl Into<io::Error>) -> Self {
+        Self::System { what, source: Arc::new(source.into()) }
+    }
+}
+
+impl ConnectionError {
+    pub(crate) fn io(what: &'static str, source: impl Into<io::Error>) -> Self {
+        Self::Io { what, source: Arc::new(source.into()) }
+    }
+
+    pub(crate) fn protocol(fatal: Fatal, what: impl Into<Arc<str>>) -> Self {
+        Self::Protocol { what: what.into(), fatal }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_advice_follows_the_status() {
+        let status = |s: Status| Error::Status { command: "Store", status: s };
+        assert!(status(Status::TRANSIENT_TRANSPORT_ERROR).is_retryable());
+        assert!(!status(Status::TRANSIENT_TRANSPORT_ERROR.with_dnr()).is_retryable());
+        assert!(!status(Status::CAPACITY_EXCEEDED).is_retryable());
+        assert!(status(Status::KEY_EXISTS.with_dnr()).is_key_exists());
+        assert!(!Error::Closed.is_retryable());
+        let lost = Error::ConnectionLost { address: "a".into(), cause: ConnectionError::ClosedByController };
+        assert!(lost.is_retryable() && lost.may_have_executed());
+    }
+}

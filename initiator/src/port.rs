@@ -1,0 +1,555 @@
+//! The door of a queue: where futures hand commands in and take answers out, and where a queue's thread does the
+//! reverse.
+//!
+//! A port outlives its connections. While there is none, commands wait at the port, in order, until a connection
+//! opens, their time is over or the controller has failed for good. The slot of a submitted command belongs to its
+//! future; when the future is dropped, the slot is marked, and the answer, with the buffer in it, is dropped when it
+//! comes.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
+};
+use slab::Slab;
+
+use crate::{
+    ConnectionError, Error, Result,
+    queue::{Answer, Command},
+};
+
+/// Something that wants to know when a port needs it: the controller's supervisor.
+pub(crate) trait Attention: Send + Sync {
+    /// A connection has come or gone, or a waiting command's time ends earlier than all others'.
+    fn attend(&self);
+}
+
+/// The submission side of one queue.
+pub(crate) struct Port {
+    qid: u16,
+    address: Arc<str>,
+    inner: Mutex<Inner>,
+    /// Commands submitted and not answered, for choosing the least loaded queue.
+    load: AtomicUsize,
+    /// Commands answered since the start.
+    answered: AtomicU64,
+    attention: Arc<dyn Attention>,
+}
+
+struct Inner {
+    gate: Gate,
+    /// Why the last connection ended.
+    cause: ConnectionError,
+    /// The current connection; a thread of an earlier one sees that it is not its own, and ends.
+    bell: Option<Arc<Bell>>,
+    submissions: VecDeque<(usize, Command)>,
+    slots: Slab<Slot>,
+    in_flight: usize,
+    limit: usize,
+    waiters: VecDeque<Waiter>,
+    next_waiter: u64,
+    /// No waiting command's time is over before this.
+    next_expiry: Option<Instant>,
+    asleep: bool,
+}
+
+/// Who may pass.
+#[derive(Clone, Debug)]
+pub(crate) enum Gate {
+    /// No connection.
+    Closed,
+    /// The connection is being made.
+    Connecting,
+    /// The connection is there, for the commands that set the controller up.
+    Reserved,
+    /// Everyone.
+    Open,
+    /// Nobody any more.
+    Failed(Error),
+}
+
+enum Slot {
+    Waiting(Option<Waker>),
+    Answered(Answer),
+    Abandoned,
+}
+
+struct Waiter {
+    id: u64,
+    waker: Option<Waker>,
+    deadline: Option<Instant>,
+    privileged: bool,
+}
+
+/// Wakes one connection's thread; its address is the connection's identity.
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    fn new() -> Result<Self> {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map(Self)
+            .map_err(|e| Error::system("cannot make an eventfd", e))
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn ring(&self) {
+        // It fails only when the counter is full, and then the thread is awake anyway.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    pub(crate) fn silence(&self) {
+        let mut count = [0u8; 8];
+        let _ = rustix::io::read(&self.0, &mut count);
+    }
+}
+
+/// What a queue's thread is to do.
+pub(crate) enum Work {
+    /// Commands may have been handed over.
+    Go,
+    /// The port has another connection now, or none.
+    End,
+}
+
+impl Port {
+    pub(crate) fn new(qid: u16, address: Arc<str>, attention: Arc<dyn Attention>) -> Arc<Self> {
+        Arc::new(Self {
+            qid,
+            address,
+            inner: Mutex::new(Inner {
+                gate: Gate::Closed,
+                cause: ConnectionError::ClosedByHost,
+                bell: None,
+                submissions: VecDeque::new(),
+                slots: Slab::new(),
+                in_flight: 0,
+                limit: 0,
+                waiters: VecDeque::new(),
+                next_waiter: 0,
+                next_expiry: None,
+                asleep: false,
+            }),
+            load: AtomicUsize::new(0),
+            answered: AtomicU64::new(0),
+            attention,
+        })
+    }
+
+    pub(crate) fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    pub(crate) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // No code that can panic runs under the lock.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // The supervisor's side.
+
+    /// Prepares for a new connection, whose thread gets the bell.
+    pub(crate) fn begin(&self) -> Result<Arc<Bell>> {
+        let bell = Arc::new(Bell::new()?);
+        self.close(Gate::Connecting, &ConnectionError::ClosedByHost);
+        self.lock().bell = Some(Arc::clone(&bell));
+        Ok(bell)
+    }
+
+    /// Lets everyone pass.
+    pub(crate) fn open(&self) {
+        let wakers = {
+            let mut inner = self.lock();
+            if !matches!(inner.gate, Gate::Reserved) {
+                return;
+            }
+            inner.gate = Gate::Open;
+            inner.runnable()
+        };
+        wake(wakers);
+    }
+
+    /// Ends the current connection; commands wait from now on, or fail if `gate` says so.
+    pub(crate) fn close(&self, gate: Gate, cause: &ConnectionError) {
+        let mut abandoned = Vec::new();
+        let (bell, wakers) = {
+            let mut inner = self.lock();
+            if matches!(inner.gate, Gate::Failed(_)) {
+                return;
+            }
+            let bell = inner.bell.take();
+            let failed = matches!(gate, Gate::Failed(_));
+            inner.gate = gate;
+            inner.cause = cause.clone();
+            inner.asleep = false;
+            // They were never sent; their futures are told what those of sent ones are told.
+            let mut wakers = Vec::new();
+            for (key, command) in mem::take(&mut inner.submissions) {
+                let result = Err(Error::ConnectionLost { address: Arc::clone(&self.address), cause: cause.clone() });
+                wakers.extend(inner.answer(key, Answer { result, payload: command.payload }, &mut abandoned));
+                self.load.fetch_sub(1, Ordering::Relaxed);
+            }
+            if failed {
+                wakers.extend(inner.waiters.iter_mut().filter_map(|w| w.waker.take()));
+            } else {
+                wakers.extend(inner.waiters.iter_mut().filter(|w| w.privileged).filter_map(|w| w.waker.take()));
+            }
+            (bell, wakers)
+        };
+        if let Some(bell) = bell {
+            bell.ring();
+        }
+        wake(wakers);
+    }
+
+    /// Wakes the waiting commands whose time is over; gives when to ask again.
+    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
+        let mut wakers = Vec::new();
+        let next = {
+            let mut inner = self.lock();
+            if inner.next_expiry.is_none_or(|at| at > now) {
+                return inner.next_expiry;
+            }
+            let mut next: Option<Instant> = None;
+            for waiter in &mut inner.waiters {
+                match waiter.deadline {
+                    Some(at) if at <= now => wakers.extend(waiter.waker.take()),
+                    Some(at) => next = Some(next.map_or(at, |n| n.min(at))),
+                    None => {}
+                }
+            }
+            inner.next_expiry = next;
+            next
+        };
+        wake(wakers);
+        next
+    }
+
+    // The thread's side.
+
+    /// The connection of `bell` is ready for `limit` commands.
+    pub(crate) fn connected(&self, bell: &Arc<Bell>, limit: usize) {
+        let wakers = {
+            let mut inner = self.lock();
+            if !inner.owns(bell) || !matches!(inner.gate, Gate::Connecting) {
+                return;
+            }
+            inner.gate = Gate::Reserved;
+            inner.limit = limit;
+            inner.runnable()
+        };
+        wake(wakers);
+        self.attention.attend();
+    }
+
+    /// The connection of `bell` allows `limit` commands now.
+    pub(crate) fn set_limit(&self, bell: &Arc<Bell>, limit: usize) {
+        let wakers = {
+            let mut inner = self.lock();
+            if !inner.owns(bell) {
+                return;
+            }
+            inner.limit = limit;
+            inner.runnable()
+        };
+        wake(wakers);
+    }
+
+    /// Takes the commands that were handed in. With `sleep`, and if there are none, the bell rings for the next one.
+    pub(crate) fn take(&self, bell: &Arc<Bell>, into: &mut VecDeque<(usize, Command)>, sleep: bool) -> Work {
+        let mut inner = self.lock();
+        if !inner.owns(bell) {
+            return Work::End;
+        }
+        inner.asleep = sleep && inner.submissions.is_empty();
+        into.append(&mut inner.submissions);
+        Work::Go
+    }
+
+    /// Hands answers out.
+    pub(crate) fn answer(&self, answers: &mut Vec<(usize, Answer)>) {
+        if answers.is_empty() {
+            return;
+        }
+        let count = answers.len();
+        let mut abandoned = Vec::new();
+        let wakers = {
+            let mut inner = self.lock();
+            let mut wakers = Vec::with_capacity(count);
+            for (key, answer) in answers.drain(..) {
+                wakers.extend(inner.answer(key, answer, &mut abandoned));
+            }
+            wakers.extend(inner.runnable());
+            wakers
+        };
+        self.load.fetch_sub(count, Ordering::Relaxed);
+        self.answered.fetch_add(count as u64, Ordering::Relaxed);
+        wake(wakers);
+        drop(abandoned);
+    }
+
+    /// The connection of `bell` is over.
+    pub(crate) fn disconnected(&self, bell: &Arc<Bell>, cause: &ConnectionError) {
+        {
+            let inner = self.lock();
+            if !inner.owns(bell) {
+                return;
+            }
+        }
+        self.close(Gate::Closed, cause);
+        self.attention.attend();
+    }
+
+    /// What became of the connection: pending while it is being made. Nothing is woken but [`Attention`].
+    pub(crate) fn poll_connected(&self) -> Poll<Result<(), ConnectionError>> {
+        let inner = self.lock();
+        match &inner.gate {
+            Gate::Connecting => Poll::Pending,
+            Gate::Reserved | Gate::Open => Poll::Ready(Ok(())),
+            Gate::Closed => Poll::Ready(Err(inner.cause.clone())),
+            Gate::Failed(_) => Poll::Ready(Err(ConnectionError::ClosedByHost)),
+        }
+    }
+
+    /// Why there is no connection, if there is none and none is being made.
+    pub(crate) fn lost(&self) -> Option<ConnectionError> {
+        let inner = self.lock();
+        matches!(inner.gate, Gate::Closed).then(|| inner.cause.clone())
+    }
+}
+
+impl Inner {
+    fn owns(&self, bell: &Arc<Bell>) -> bool {
+        self.bell.as_ref().is_some_and(|b| Arc::ptr_eq(b, bell))
+    }
+
+    fn admits(&self, privileged: bool) -> bool {
+        matches!(self.gate, Gate::Open) || (privileged && matches!(self.gate, Gate::Reserved))
+    }
+
+    fn room(&self) -> usize {
+        self.limit.saturating_sub(self.in_flight)
+    }
+
+    /// Puts an answer into its slot; one that nobody waits for goes to `abandoned`, to be dropped without the lock.
+    fn answer(&mut self, key: usize, answer: Answer, abandoned: &mut Vec<Answer>) -> Option<Waker> {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match self.slots.get_mut(key) {
+            Some(slot @ Slot::Waiting(_)) => match mem::replace(slot, Slot::Answered(answer)) {
+                Slot::Waiting(waker) => return waker,
+                _ => return None,
+            },
+            Some(Slot::Abandoned) => {
+                self.slots.remove(key);
+            }
+            Some(Slot::Answered(_)) | None => {}
+        }
+        abandoned.push(answer);
+        None
+    }
+
+    /// The wakers of the waiting commands that there is room for.
+    fn runnable(&mut self) -> Vec<Waker> {
+        let room = self.room();
+        match self.gate {
+            Gate::Open => self.waiters.iter_mut().take(room).filter_map(|w| w.waker.take()).collect(),
+            Gate::Reserved => {
+                self.waiters.iter_mut().filter(|w| w.privileged).take(room).filter_map(|w| w.waker.take()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it is the turn of waiting command `id`, or of a new one.
+    fn is_turn(&self, id: Option<u64>, privileged: bool) -> bool {
+        let room = self.room();
+        if privileged && matches!(self.gate, Gate::Reserved) {
+            return room > 0;
+        }
+        match id {
+            None => self.waiters.len() < room,
+            Some(id) => self.waiters.binary_search_by_key(&id, |w| w.id).is_ok_and(|at| at < room),
+        }
+    }
+
+    fn remove_waiter(&mut self, id: u64) {
+        if let Ok(at) = self.waiters.binary_search_by_key(&id, |w| w.id) {
+            self.waiters.remove(at);
+        }
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+/// A command on its way through a port: resolves to its answer. Dropping it gives up on the answer.
+pub(crate) struct Operation {
+    port: Arc<Port>,
+    privileged: bool,
+    state: State,
+}
+
+enum State {
+    New(Command),
+    Waiting(u64, Command),
+    Submitted(usize),
+    Done,
+}
+
+impl Operation {
+    /// Hands `command` in at `port`. A `privileged` one may pass while the controller is being set up, and fails
+    /// rather than waits when there is no connection.
+    pub(crate) fn new(port: Arc<Port>, command: Command, privileged: bool) -> Self {
+        Self { port, privileged, state: State::New(command) }
+    }
+}
+
+impl Future for Operation {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let this = &mut *self;
+        let mut attend = false;
+        let mut ring = None;
+        let poll = {
+            let mut inner = this.port.lock();
+            match mem::replace(&mut this.state, State::Done) {
+                State::Done => Poll::Pending,
+                State::Submitted(key) => match inner.slots.get_mut(key) {
+                    Some(Slot::Waiting(waker)) => {
+                        match waker {
+                            Some(waker) => waker.clone_from(cx.waker()),
+                            None => *waker = Some(cx.waker().clone()),
+                        }
+                        this.state = State::Submitted(key);
+                        Poll::Pending
+                    }
+                    _ => match inner.slots.try_remove(key) {
+                        Some(Slot::Answered(answer)) => Poll::Ready(answer),
+                        _ => Poll::Pending,
+                    },
+                },
+                state @ (State::New(_) | State::Waiting(..)) => {
+                    let (id, command) = match state {
+                        State::New(command) => (None, command),
+                        State::Waiting(id, command) => (Some(id), command),
+                        _ => return Poll::Pending,
+                    };
+                    let refusal = refusal(&inner, &this.port.address, &command, this.privileged);
+                    if let Some(error) = refusal {
+                        id.into_iter().for_each(|id| inner.remove_waiter(id));
+                        Poll::Ready(Answer { result: Err(error), payload: command.payload })
+                    } else if inner.admits(this.privileged) && inner.is_turn(id, this.privileged) {
+                        id.into_iter().for_each(|id| inner.remove_waiter(id));
+                        let key = inner.slots.insert(Slot::Waiting(Some(cx.waker().clone())));
+                        inner.in_flight += 1;
+                        this.port.load.fetch_add(1, Ordering::Relaxed);
+                        inner.submissions.push_back((key, command));
+                        if mem::take(&mut inner.asleep) {
+                            ring = inner.bell.clone();
+                        }
+                        this.state = State::Submitted(key);
+                        Poll::Pending
+                    } else {
+                        let waker = Some(cx.waker().clone());
+                        let deadline = command.limit.map(|l| l.deadline);
+                        let id = match id {
+                            Some(id) => {
+                                if let Ok(at) = inner.waiters.binary_search_by_key(&id, |w| w.id)
+                                    && let Some(waiter) = inner.waiters.get_mut(at)
+                                {
+                                    waiter.waker = waker;
+                                }
+                                id
+                            }
+                            None => {
+                                let id = inner.next_waiter;
+                                inner.next_waiter += 1;
+                                inner.waiters.push_back(Waiter { id, waker, deadline, privileged: this.privileged });
+                                id
+                            }
+                        };
+                        if let Some(at) = deadline
+                            && inner.next_expiry.is_none_or(|next| at < next)
+                        {
+                            inner.next_expiry = Some(at);
+                            attend = true;
+                        }
+                        this.state = State::Waiting(id, command);
+                        Poll::Pending
+                    }
+                }
+            }
+        };
+        if let Some(bell) = ring {
+            bell.ring();
+        }
+        if attend {
+            this.port.attention.attend();
+        }
+        poll
+    }
+}
+
+/// Why a command cannot even wait.
+fn refusal(inner: &Inner, address: &Arc<str>, command: &Command, privileged: bool) -> Option<Error> {
+    if let Gate::Failed(error) = &inner.gate {
+        return Some(error.clone());
+    }
+    if privileged && matches!(inner.gate, Gate::Closed) {
+        return Some(Error::ConnectionLost { address: Arc::clone(address), cause: inner.cause.clone() });
+    }
+    let limit = command.limit.filter(|l| l.deadline <= Instant::now())?;
+    Some(Error::Timeout { command: command.name, after: limit.after })
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        // Buffers are dropped without the lock: their drop is the caller's code.
+        let state = mem::replace(&mut self.state, State::Done);
+        let mut answer = None;
+        let wakers = match &state {
+            State::New(_) | State::Done => return,
+            State::Waiting(id, _) => {
+                let mut inner = self.port.lock();
+                inner.remove_waiter(*id);
+                inner.runnable()
+            }
+            State::Submitted(key) => {
+                let mut inner = self.port.lock();
+                if matches!(inner.slots.get(*key), Some(Slot::Answered(_))) {
+                    answer = Some(inner.slots.remove(*key));
+                } else if let Some(slot) = inner.slots.get_mut(*key) {
+                    *slot = Slot::Abandoned;
+                }
+                Vec::new()
+            }
+        };
+        wake(wakers);
+        drop(answer);
+    }
+}
