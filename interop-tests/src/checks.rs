@@ -1,1 +1,187 @@
 //! Runs the checks of `interop-tests/checks/` in one guest and reports each of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::binaries::Binaries;
+use crate::{End, Guest, Kernel, Tail, repository};
+
+/// What came of one check.
+#[derive(Clone, Debug)]
+pub struct CheckResult {
+    /// Its name: the file's, without number and extension.
+    pub name: String,
+    /// Whether it ran and passed.
+    pub ok: bool,
+    /// How long it took; zero if it did not run.
+    pub duration: Duration,
+    /// What it printed.
+    pub output: String,
+}
+
+/// What came of all checks on one kernel.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// `uname -r` of the kernel.
+    pub kernel: String,
+    /// Every check that was to run, in order.
+    pub checks: Vec<CheckResult>,
+    /// From starting the emulator to the first check.
+    pub boot: Duration,
+    /// From starting the emulator to its end.
+    pub total: Duration,
+    /// Why the guest did not end as it should, with its console.
+    pub guest_fault: Option<String>,
+}
+
+impl Report {
+    /// Whether the guest ended as it should and every check passed.
+    pub fn ok(&self) -> bool {
+        self.guest_fault.is_none() && !self.checks.is_empty() && self.checks.iter().all(|check| check.ok)
+    }
+}
+
+/// A line of `/run/kvof/checks`.
+#[derive(Deserialize)]
+struct Event {
+    check: String,
+    event: EventKind,
+    #[serde(default)]
+    ok: bool,
+    #[serde(default)]
+    milliseconds: u64,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum EventKind {
+    Start,
+    End,
+}
+
+/// The files of all checks, in the order they run; with `only`, those whose name contains it.
+///
+/// # Errors
+/// When the folder cannot be read, or no check has that in its name.
+pub fn files(only: Option<&str>) -> Result<Vec<PathBuf>> {
+    let dir = repository().join("interop-tests/checks");
+    let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "sh"))
+        .collect();
+    files.sort();
+    if let Some(only) = only {
+        files.retain(|file| name(file).contains(only));
+    }
+    ensure!(!files.is_empty(), "no check in {} has {:?} in its name", dir.display(), only.unwrap_or_default());
+    Ok(files)
+}
+
+/// A check's name: its file's, without number and extension.
+pub fn name(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    stem.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches('-').to_owned()
+}
+
+/// Boots `kernel` and runs the checks of `files` in it; `progress` is told of each as it ends.
+///
+/// # Errors
+/// When the guest cannot be started at all. What fails in it is in the report.
+pub fn run(
+    kernel: &Kernel,
+    binaries: &Binaries,
+    files: &[PathBuf],
+    mut progress: impl FnMut(&CheckResult),
+) -> Result<Report> {
+    let dir = repository().join("interop-tests/checks");
+    let mut script = format!("exec {}", dir.join("lib/run").display());
+    for file in files {
+        script.push_str(&format!(" {}", file.display()));
+    }
+    let guest = Guest::new(kernel.clone())
+        .env("KVOF_TARGET", &binaries.target)
+        .env("KVOF_GUEST", &binaries.guest)
+        .timeout(Duration::from_secs(600));
+
+    let mut results: Vec<CheckResult> = Vec::new();
+    let mut running: Option<String> = None;
+    let mut events = Tail::new("checks");
+    let mut unread = Vec::new();
+    let outcome = guest.run(&dir, &script, |share| {
+        unread.extend(events.read(share));
+        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unread.drain(..=end).collect();
+            let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
+            if event.event == EventKind::Start {
+                running = Some(event.check);
+                continue;
+            }
+            running = None;
+            let output = fs::read(share.join(format!("{}.log", event.check))).unwrap_or_default();
+            let result = CheckResult {
+                name: event.check,
+                ok: event.ok,
+                duration: Duration::from_millis(event.milliseconds),
+                output: String::from_utf8_lossy(&output).into_owned(),
+            };
+            progress(&result);
+            results.push(result);
+        }
+    })?;
+
+    // Whoever was expected and did not report has failed, the one that was running with what it printed.
+    for name in files.iter().map(|file| name(file)) {
+        if results.iter().any(|result| result.name == name) {
+            continue;
+        }
+        let output = if running.as_ref() == Some(&name) {
+            format!("{}\nthe guest ended while this check ran", outcome.file(&format!("{name}.log")))
+        } else {
+            "did not run".to_owned()
+        };
+        let result = CheckResult { name, ok: false, duration: Duration::ZERO, output };
+        progress(&result);
+        results.push(result);
+    }
+    let guest_fault = match outcome.end {
+        End::Exit(0 | 1) => None,
+        End::Exit(code) => Some(format!("the list of checks ended with exit code {code}:\n{}", outcome.file("output"))),
+        End::Died | End::TimedOut => outcome.exit_code().err().map(|error| error.to_string()),
+    };
+    Ok(Report {
+        kernel: kernel.version.clone(),
+        checks: results,
+        boot: outcome.boot.unwrap_or_default(),
+        total: outcome.total,
+        guest_fault,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_is_named_by_its_file() {
+        assert_eq!(name(Path::new("/a/10-kernel-target.sh")), "kernel-target");
+    }
+
+    #[test]
+    fn every_check_has_its_own_name_and_says_what_it_is_for() {
+        let files = files(None).unwrap();
+        let mut names: Vec<_> = files.iter().map(|file| name(file)).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), files.len());
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(text.starts_with("# "), "{} does not begin with a line on what it checks", file.display());
+        }
+    }
+}

@@ -6,8 +6,10 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use kvof_interop::binaries::Binaries;
+use kvof_interop::checks::{self, CheckResult};
 use kvof_interop::{Guest, Kernel, Tail, repository};
 
 /// The test guest: a stock Linux kernel under software emulation.
@@ -19,6 +21,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
+    /// Run the checks, on every kernel that is there unless some are named; exit code 1 if one fails.
+    Check {
+        /// Kernel series, such as 6.12.
+        kernels: Vec<String>,
+        /// Only the checks whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+        /// Print what every check printed, not only what failing ones did.
+        #[arg(long)]
+        verbose: bool,
+    },
     /// Boot a kernel and run a bash command in it, as root, in the repository's folder; without one, a shell on this terminal.
     Shell {
         /// The kernel's series, 6.12 or 6.1, or its exact version.
@@ -36,6 +49,7 @@ enum Action {
 
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
+        Action::Check { kernels, only, verbose } => check(&kernels, only.as_deref(), verbose),
         Action::Shell { kernel, command, timeout, memory } => {
             let guest = Guest::new(Kernel::find(&kernel)?).memory_mib(memory).timeout(Duration::from_secs(timeout));
             let Some(command) = command else {
@@ -56,6 +70,44 @@ fn main() -> Result<ExitCode> {
                 );
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
+    }
+}
+
+fn check(series: &[String], only: Option<&str>, verbose: bool) -> Result<ExitCode> {
+    let kernels = if series.is_empty() {
+        Kernel::all()
+    } else {
+        series.iter().map(|name| Kernel::find(name)).collect::<Result<_>>()?
+    };
+    ensure!(!kernels.is_empty(), "no kernel is unpacked; interop-tests/setup.sh does that");
+    let files = checks::files(only)?;
+    let binaries = Binaries::build()?;
+    let mut ok = true;
+    for kernel in kernels {
+        println!("kernel {}", kernel.version);
+        let report = checks::run(&kernel, &binaries, &files, |check| print(check, verbose))?;
+        if let Some(fault) = &report.guest_fault {
+            println!("{fault}");
+        }
+        let failed = report.checks.iter().filter(|check| !check.ok).count();
+        let (boot, total) = (report.boot.as_secs_f64(), report.total.as_secs_f64());
+        println!("  {} checks, {failed} failed; boot {boot:.1} s, {total:.1} s in all\n", report.checks.len());
+        ok &= report.ok();
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(check: &CheckResult, verbose: bool) {
+    println!(
+        "  {:<6} {:<24} {:>6.1} s",
+        if check.ok { "ok" } else { "FAILED" },
+        check.name,
+        check.duration.as_secs_f64()
+    );
+    if verbose || !check.ok {
+        for line in check.output.lines() {
+            println!("         | {line}");
         }
     }
 }

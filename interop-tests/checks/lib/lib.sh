@@ -1,0 +1,145 @@
+# What every check has at hand. Sourced by `run`; never run by itself.
+#
+# Each check starts with the target not necessarily running (`target_start` makes sure) and no connection, and may leave both behind.
+# A check that makes the kernel complain on purpose says which lines are due: `# kernel-log: REGEX` in its file.
+
+config=${BASH_SOURCE[0]%/*}/target.toml
+work=/tmp/kvof
+target_log=$work/target.log
+target_pid_file=$work/target.pid
+mkdir -p "$work"
+
+kv=nqn.2026-01.org.example:kv
+block=nqn.2026-01.org.example:block
+private=nqn.2026-01.org.example:private
+discovery=nqn.2014-08.org.nvmexpress.discovery
+# The two hosts that checks connect as.
+host_a=nqn.2026-01.org.example:host-a
+host_b=nqn.2026-01.org.example:host-b
+hostid_a=00000000-0000-4000-8000-00000000000a
+hostid_b=00000000-0000-4000-8000-00000000000b
+
+exec {never}<> <(:)
+# nap SECONDS: sleep without a process, which costs 50 ms in the guest.
+nap() { read -r -t "$1" -u "$never" _ || true; }
+
+fail() { echo "FAILED: $*"; return 1; }
+
+# expect WHAT GOT WANTED
+expect() { [ "$2" = "$3" ] || fail "$1: got '$2', wanted '$3'"; }
+
+# refuses COMMAND...: the command must fail. Its output is kept in $output.
+refuses() {
+    if output=$("$@" 2>&1); then fail "should have failed: $*; it said: $output"; fi
+    echo "$output"
+}
+
+# json FILE EXPRESSION...: every jq expression must be true of the file.
+json() {
+    local file=$1 expression all=.; shift
+    # One process for all of them when they hold, as they should.
+    printf -v all ' and (%s)' "$@"
+    jq -e "true $all" "$file" >/dev/null && return
+    for expression in "$@"; do
+        jq -e "$expression" "$file" >/dev/null || echo "not true: $expression"
+    done
+    cat "$file"
+    fail "$file"
+}
+
+# wait_for SECONDS COMMAND...: until the command (a builtin or a function, ideally) succeeds.
+wait_for() {
+    local until=$(( ${EPOCHREALTIME/./} + $1 * 1000000 )); shift
+    until "$@"; do
+        (( ${EPOCHREALTIME/./} < until )) || { fail "waited in vain for: $*"; return 1; }
+        nap 0.05
+    done
+}
+
+# --- the target
+
+target_listens() { [[ $(</proc/net/tcp) == *:1144\ 00000000:0000\ 0A* && $(</proc/net/tcp6) == *:1144\ 00000000000000000000000000000000:0000\ 0A* ]]; }
+target_runs() { [ -e "$target_pid_file" ] && kill -0 "$(<"$target_pid_file")" 2>/dev/null; }
+target_pid() { echo "$(<"$target_pid_file")"; }
+
+target_start() {
+    target_runs && return
+    setsid "$KVOF_TARGET" --config "$config" </dev/null >>"$target_log" 2>&1 &
+    echo $! >"$target_pid_file"
+    wait_for 10 target_ready
+}
+target_ready() { target_listens || ! target_runs; }
+
+target_stop() {
+    target_runs || return 0
+    kill -"${1:-TERM}" "$(target_pid)"
+    wait_for 15 target_gone
+}
+target_gone() { ! target_runs; }
+
+# target_logged REGEX: since this check began.
+target_logged() { tail -c "+$(( $(<"$work/target-log-start") + 1 ))" "$target_log" | grep -qE -- "$1"; }
+
+# --- the kernel's host
+
+# connect SUBSYSTEM [nvme connect's options]: $ctrl is the controller's name (nvme0) once it is live and scanned.
+connect() {
+    local subsystem=$1 answer; shift
+    answer=$(nvme connect -o json -t tcp -s 4420 -n "$subsystem" $(address "$@") "$@") || fail "connect $subsystem $*: $answer"
+    [[ $answer =~ nvme[0-9]+ ]] || fail "nvme connect printed no device: $answer"
+    ctrl=${BASH_REMATCH[0]}
+    wait_for 10 state_is "$ctrl" live
+}
+address() { [[ " $* " == *" -a "* ]] || echo "-a 127.0.0.1"; }
+state_is() { [ -e "/sys/class/nvme/$1/state" ] && [ "$(<"/sys/class/nvme/$1/state")" = "$2" ]; }
+no_controllers() { ! compgen -G '/sys/class/nvme/nvme*' >/dev/null; }
+
+disconnect_all() {
+    no_controllers && return
+    nvme disconnect-all
+    wait_for 20 no_controllers
+}
+
+# node SUBSYSTEM NSID: $node is its name without /dev/, the n of ngXnY and nvmeXnY, e.g. 0n1, once the kernel has scanned it.
+node() { node=; wait_for 10 find_node "$1" "$2"; }
+find_node() {
+    local dir disk
+    for dir in /sys/class/nvme-subsystem/nvme-subsys*; do
+        [ "$(<"$dir/subsysnqn")" = "$1" ] || continue
+        # A shared namespace's disk lies under the subsystem, another's under its controller; nvmeXcYnZ is one path of a shared one.
+        for disk in "$dir"/nvme*n*/nsid "$dir"/nvme*/nvme*n*/nsid; do
+            [[ $disk =~ /nvme([0-9]+n[0-9]+)/nsid$ ]] || continue
+            node=${BASH_REMATCH[1]}
+            [ "$(<"$disk")" = "$2" ] && [ -c "/dev/ng$node" ] && return 0
+        done
+    done
+    return 1
+}
+
+# --- after each check, in the runner's shell
+
+after_check() {
+    local code=0 lines
+    # Something stopped by a check would keep the kernel from letting go.
+    target_runs && kill -CONT "$(target_pid)" 2>/dev/null
+    [ ! -e "$work/rules" ] || { nft flush ruleset; rm -f "$work/rules"; }
+    mountpoint -q /mnt && umount -l /mnt
+    disconnect_all >/dev/null || code=1
+
+    dmesg >"$work/kernel-log"
+    dmesg --clear
+    local due
+    due=$(sed -n 's/^# kernel-log: //p' "$1")
+    lines=$(grep -E 'BUG|WARNING|Oops|Call Trace|protection fault|blocked for more|[nN]vme.*([eE]rror|[fF]ail|[tT]imeout|[aA]bort|[iI]nvalid|mismatch|ignoring|uplicate|[uU]nusual|not supported|not reported)' "$work/kernel-log" |
+        grep -vE "block device for nsid [0-9]+ not supported \(csi 1\)${due:+|$due}") && { echo "FAILED: the kernel logged:"; echo "$lines"; code=1; }
+    if [ $code = 0 ]; then :; else echo "--- kernel log"; cat "$work/kernel-log"; fi
+
+    if [ -e "$target_pid_file" ]; then
+        if ! target_runs && ! grep -q '^# target: may end' "$1"; then echo "FAILED: the target has ended"; code=1; fi
+        lines=$(tail -c "+$(( $(<"$work/target-log-start") + 1 ))" "$target_log")
+        if grep -E 'panicked|ERROR' <<<"$lines"; then echo "FAILED: the target logged an error"; code=1; fi
+        if [ $code != 0 ] || [ "${check_failed:-0}" != 0 ]; then echo "--- target log"; tail -n 60 <<<"$lines"; fi
+    fi
+    stat -c %s "$target_log" >"$work/target-log-start" 2>/dev/null || echo 0 >"$work/target-log-start"
+    return $code
+}
