@@ -1,0 +1,374 @@
+//! From the tables of a file to what the target runs on: every rule beyond the form of single values.
+//!
+//! All problems are collected, so that one attempt shows them all.
+
+use std::{collections::HashMap, ops::Range, path::Path, time::Duration};
+
+use kvof_spec::nqn::Nqn;
+use toml::Spanned;
+
+use super::{
+    Config,
+    address::{self, Resolve},
+    error::{Problem, Source},
+    ids,
+    machine::Machine,
+    namespace,
+    settings::{Limits, LogSettings, Settings, TcpSettings},
+    tables::{File, LimitsTable, SubsystemTable, TcpTable},
+    value::{Cores, Hosts, OptionValue, Size, Span},
+};
+use crate::model::{PortDef, ReferralDef, SubsystemDef, TargetDef};
+
+/// Ports of discovery services and of subsystems when an address names none (as registered with IANA).
+const PORT_IO: u16 = 4420;
+const PORT_DISCOVERY: u16 = 8009;
+
+const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// What the checks need to know of the world.
+#[derive(Clone, Copy)]
+pub(super) struct World<'a> {
+    pub(super) machine: &'a Machine,
+    /// Folder at which relative paths start.
+    pub(super) folder: &'a Path,
+    pub(super) resolve: &'a Resolve,
+}
+
+/// Collects problems.
+pub(super) struct Checker<'a> {
+    source: Source<'a>,
+    pub(super) world: World<'a>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Checks `file`, which was read from `source`.
+pub(super) fn check(file: &File, source: Source<'_>, world: World<'_>) -> Result<Config, Vec<Problem>> {
+    let mut checker = Checker { source, world, problems: Vec::new() };
+    let settings = checker.settings(file);
+    let target = TargetDef {
+        ports: checker.ports(file),
+        subsystems: checker.subsystems(file, settings.limits.transfer),
+        referrals: checker.referrals(file),
+    };
+    checker.memory(file, &settings, &target);
+    let mut problems = checker.problems;
+    if problems.is_empty() {
+        return Ok(Config { settings, target });
+    }
+    problems.sort_by_key(|p| p.place.as_ref().map(|place| (place.line, place.column)));
+    Err(problems)
+}
+
+impl Checker<'_> {
+    /// Notes that `value`, the value of `key`, is wrong.
+    pub(super) fn fault<T: OptionValue>(&mut self, key: &str, value: &Spanned<T>, message: impl Into<String>) {
+        self.fault_at(key, &value.span(), value.get_ref().to_toml(), message);
+    }
+
+    /// Notes that something at `span` is wrong; `value` may be empty.
+    pub(super) fn fault_at(&mut self, key: &str, span: &Range<usize>, value: String, message: impl Into<String>) {
+        self.problems.push(self.source.value_problem(key.to_owned(), span, value, message.into()));
+    }
+
+    /// The value, or a note that it is missing from the table at `table`.
+    pub(super) fn required<'v, T: OptionValue>(
+        &mut self,
+        key: &str,
+        value: Option<&'v Spanned<T>>,
+        table: &Range<usize>,
+    ) -> Option<&'v Spanned<T>> {
+        if value.is_none() {
+            self.fault_at(key, table, String::new(), format!("missing; it must be given: {}", T::VALUES));
+        }
+        value
+    }
+
+    /// A name, or a note of what is wrong with it.
+    pub(super) fn nqn(&mut self, key: &str, text: &Spanned<String>) -> Option<Nqn> {
+        match text.get_ref().parse() {
+            Ok(nqn) => Some(nqn),
+            Err(error) => {
+                self.fault(key, text, format!("{error}"));
+                None
+            }
+        }
+    }
+
+    /// `size` as 32 bits if it is within `least` and `most` and a multiple of `step`.
+    pub(super) fn size(&mut self, key: &str, size: &Spanned<Size>, (least, most, step): (u64, u64, u64)) -> u32 {
+        let bytes = size.get_ref().0;
+        if bytes < least || bytes > most || !bytes.is_multiple_of(step) {
+            let multiple = if step > 1 { format!(", and be a multiple of {step} bytes") } else { String::new() };
+            let text = format!("must be from {} to {}{multiple}", Size(least), Size(most));
+            self.fault(key, size, text);
+        }
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+
+    fn number(&mut self, key: &str, number: &Spanned<u32>, least: u32, most: u32) -> u32 {
+        if !(least..=most).contains(number.get_ref()) {
+            self.fault(key, number, format!("must be from {least} to {most}"));
+        }
+        *number.get_ref()
+    }
+
+    fn span(&mut self, key: &str, span: &Spanned<Span>, least: Duration, most: Duration) -> Duration {
+        if !(least..=most).contains(&span.get_ref().0) {
+            self.fault(key, span, format!("must be from {} to {}", Span(least), Span(most)));
+        }
+        span.get_ref().0
+    }
+
+    fn settings(&mut self, file: &File) -> Settings {
+        let reactor = &file.reactor;
+        let cores = reactor.cores();
+        Settings {
+            cpus: self.cpus(&cores),
+            cores: cores.into_inner(),
+            busy_poll: self.span("reactor.busy_poll", &reactor.busy_poll(), Duration::ZERO, Duration::from_secs(1)),
+            memory: reactor.memory().get_ref().0,
+            limits: self.limits(&file.limits),
+            tcp: self.tcp(&file.tcp),
+            log: self.log(file),
+            drain_timeout: self.span("daemon.drain_timeout", &file.daemon.drain_timeout(), Duration::ZERO, MAX_TIMEOUT),
+        }
+    }
+
+    fn cpus(&mut self, cores: &Spanned<Cores>) -> Vec<usize> {
+        let have = &self.world.machine.cpus;
+        let names = super::machine::ranges(have);
+        match cores.get_ref() {
+            Cores::All => have.clone(),
+            Cores::Count(count) if *count <= have.len() => have.iter().copied().take(*count).collect(),
+            Cores::Count(_) => {
+                let text = format!("this process may use {} processors ({names}); ask for at most as many", have.len());
+                self.fault("reactor.cores", cores, text);
+                Vec::new()
+            }
+            Cores::List(list) => {
+                let mut seen = Vec::new();
+                for cpu in list {
+                    if !have.contains(cpu) {
+                        let text = format!("there is no processor {cpu} that this process may use; it has {names}");
+                        self.fault("reactor.cores", cores, text);
+                    } else if seen.contains(cpu) {
+                        self.fault("reactor.cores", cores, format!("processor {cpu} is named twice; name it once"));
+                    }
+                    seen.push(*cpu);
+                }
+                seen
+            }
+        }
+    }
+
+    fn limits(&mut self, table: &LimitsTable) -> Limits {
+        let transfer = table.transfer();
+        let bytes = self.size("limits.transfer", &transfer, (4 << 10, 64 << 20, 4 << 10));
+        if bytes <= 64 << 20 && bytes.is_multiple_of(4 << 10) && bytes != 0 && !bytes.is_power_of_two() {
+            let text = format!("must be a power of two; {} is the next", Size(u64::from(bytes.next_power_of_two())));
+            self.fault("limits.transfer", &transfer, text);
+        }
+        let io_queues = self.number("limits.io_queues", &table.io_queues(), 1, 65534);
+        Limits {
+            connections: self.number("limits.connections", &table.connections(), 2, 1 << 20),
+            controllers: self.number("limits.controllers", &table.controllers(), 1, 0xFFEF),
+            io_queues: u16::try_from(io_queues).unwrap_or(u16::MAX),
+            queue_size: self.number("limits.queue_size", &table.queue_size(), 2, 65536),
+            transfer: bytes,
+        }
+    }
+
+    fn tcp(&mut self, table: &TcpTable) -> TcpSettings {
+        TcpSettings {
+            in_capsule: self.size("tcp.in_capsule", &table.in_capsule(), (0, 1 << 20, 16)),
+            max_h2c_data: self.size("tcp.max_h2c_data", &table.max_h2c_data(), (4 << 10, 64 << 20, 4)),
+            max_r2t: self.number("tcp.max_r2t", &table.max_r2t(), 1, 16),
+            handshake_timeout: self.span("tcp.handshake_timeout", &table.handshake_timeout(), MIN_TIMEOUT, MAX_TIMEOUT),
+            pdu_timeout: self.span("tcp.pdu_timeout", &table.pdu_timeout(), MIN_TIMEOUT, MAX_TIMEOUT),
+        }
+    }
+
+    fn log(&mut self, file: &File) -> LogSettings {
+        let level = file.log.level();
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(level.get_ref()) {
+            let text =
+                format!("{error}; use error, warn, info, debug or trace, or directives such as info,kvof_target=debug");
+            self.fault("log.level", &level, text);
+        }
+        LogSettings { level: level.into_inner(), format: file.log.format().into_inner() }
+    }
+
+    fn ports(&mut self, file: &File) -> Vec<PortDef> {
+        let mut ports: Vec<PortDef> = Vec::new();
+        if file.port.is_empty() {
+            let text = "missing; give at least one [[port]] with an address such as \"0.0.0.0:4420\"";
+            self.fault_at("port", &(0..0), String::new(), text);
+        }
+        for (index, table) in file.port.iter().enumerate() {
+            let key = format!("port[{index}].address");
+            let port = table.get_ref();
+            let advertise = port.advertise.as_ref().map(|text| self.advertise(index, text));
+            let Some(text) = self.required(&key, port.address.as_ref(), &table.span()) else { continue };
+            let addresses = match address::resolve(text.get_ref(), PORT_IO, self.world.resolve) {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    self.fault(&key, text, error.to_string());
+                    continue;
+                }
+            };
+            for listen in addresses {
+                // Port 0 is another free port each time.
+                if listen.port() != 0 && ports.iter().any(|port| port.listen == listen) {
+                    self.fault(&key, text, format!("another port listens on {listen} already; remove one of them"));
+                    continue;
+                }
+                let Ok(portid) = u16::try_from(ports.len() + 1) else {
+                    self.fault(&key, text, "too many ports; at most 65535 are possible");
+                    return ports;
+                };
+                ports.push(PortDef { portid, listen, advertise: advertise.clone() });
+            }
+        }
+        ports
+    }
+
+    fn advertise(&mut self, index: usize, text: &Spanned<String>) -> String {
+        let address = text.get_ref();
+        if address.parse::<std::net::IpAddr>().is_err() && !address::is_host_name(address) {
+            let key = format!("port[{index}].advertise");
+            self.fault(&key, text, "neither an IP address nor a host name; give one, without a port");
+        }
+        address.clone()
+    }
+
+    fn referrals(&mut self, file: &File) -> Vec<ReferralDef> {
+        let mut referrals = Vec::new();
+        for (index, table) in file.referral.iter().enumerate() {
+            let key = format!("referral[{index}]");
+            let referral = table.get_ref();
+            let portid = self.number(&format!("{key}.portid"), &referral.portid(), 0, 65535);
+            let key = format!("{key}.address");
+            let Some(text) = self.required(&key, referral.address.as_ref(), &table.span()) else { continue };
+            match address::resolve(text.get_ref(), PORT_DISCOVERY, self.world.resolve) {
+                Ok(addresses) => {
+                    let portid = u16::try_from(portid).unwrap_or_default();
+                    referrals.extend(addresses.first().map(|&traddr| ReferralDef { traddr, portid }));
+                }
+                Err(error) => self.fault(&key, text, error.to_string()),
+            }
+        }
+        referrals
+    }
+
+    fn subsystems(&mut self, file: &File, transfer: u32) -> Vec<SubsystemDef> {
+        let mut subsystems = Vec::new();
+        let mut nqns = HashMap::new();
+        let mut seen = namespace::Seen::default();
+        for (index, table) in file.subsystem.iter().enumerate() {
+            let key = format!("subsystem[{index}]");
+            let subsystem = table.get_ref();
+            let nqn_key = format!("{key}.nqn");
+            let text = self.required(&nqn_key, subsystem.nqn.as_ref(), &table.span());
+            let nqn = text.and_then(|text| {
+                let nqn = self.nqn(&nqn_key, text)?;
+                if nqn.is_discovery() {
+                    self.fault(
+                        &nqn_key,
+                        text,
+                        "this name belongs to the discovery service, which always exists; choose another",
+                    );
+                } else if let Some(first) = nqns.insert(nqn.clone(), index) {
+                    self.fault(&nqn_key, text, format!("subsystem[{first}] has this name already; choose another"));
+                }
+                Some(nqn)
+            });
+            let allowed_hosts = self.allowed_hosts(&key, subsystem, &table.span());
+            let serial = match &subsystem.serial {
+                Some(serial) => self.ascii(&format!("{key}.serial"), serial, 20),
+                None => ids::serial(nqn.as_ref().map_or("", Nqn::as_str)),
+            };
+            let model = self.ascii(&format!("{key}.model"), &subsystem.model(), 40);
+            // Namespaces are checked even if the subsystem has no name, to show their problems too.
+            let name = nqn.as_ref().map_or("", Nqn::as_str);
+            let namespaces = self.namespaces(&key, name, &subsystem.namespace, transfer, &mut seen);
+            if let Some(nqn) = nqn {
+                subsystems.push(SubsystemDef { nqn, serial, model, allowed_hosts, namespaces });
+            }
+        }
+        subsystems
+    }
+
+    fn allowed_hosts(&mut self, key: &str, table: &SubsystemTable, span: &Range<usize>) -> Option<Vec<Nqn>> {
+        let key = format!("{key}.allowed_hosts");
+        match self.required(&key, table.allowed_hosts.as_ref(), span)?.get_ref() {
+            Hosts::Any => None,
+            Hosts::List(list) => {
+                let mut hosts = Vec::new();
+                for (index, text) in list.iter().enumerate() {
+                    let key = format!("{key}[{index}]");
+                    if let Some(nqn) = self.nqn(&key, text) {
+                        if hosts.contains(&nqn) {
+                            self.fault(&key, text, "this host is in the list already; name it once");
+                        }
+                        hosts.push(nqn);
+                    }
+                }
+                Some(hosts)
+            }
+        }
+    }
+
+    fn ascii(&mut self, key: &str, text: &Spanned<String>, most: usize) -> String {
+        let value = text.get_ref();
+        let printable = value.bytes().all(|b| (0x20..0x7F).contains(&b));
+        if value.trim().is_empty() || value.len() > most || !printable {
+            self.fault(key, text, format!("must have 1 to {most} printable ASCII characters"));
+        }
+        value.clone()
+    }
+
+    /// Memory that is asked for against what the machine has.
+    fn memory(&mut self, file: &File, settings: &Settings, target: &TargetDef) {
+        let memory = file.reactor.memory();
+        let cores = u64::try_from(settings.cpus.len().max(1)).unwrap_or(1);
+        let least = u64::from(settings.limits.transfer).saturating_mul(2).saturating_mul(cores);
+        if settings.memory < least {
+            let text = format!(
+                "must be at least {}: two commands of limits.transfer ({}) for each of {cores} cores",
+                Size(least),
+                Size(u64::from(settings.limits.transfer)),
+            );
+            self.fault("reactor.memory", &memory, text);
+        }
+        let namespaces: u64 = target.memory_namespaces().fold(0, u64::saturating_add);
+        let wanted = namespaces.saturating_add(settings.memory);
+        if let Some(have) = self.world.machine.memory.filter(|&have| wanted > have) {
+            let text = format!(
+                "with the memory namespaces ({}) this is {} in all, but the machine has {}; make one of them smaller",
+                rounded(namespaces),
+                rounded(wanted),
+                rounded(have),
+            );
+            self.fault("reactor.memory", &memory, text);
+        }
+    }
+}
+
+/// Bytes for people: in MiB from there up, since the machine's memory is no round number.
+fn rounded(bytes: u64) -> Size {
+    if bytes < 1 << 20 { Size(bytes) } else { Size(bytes >> 20 << 20) }
+}
+
+impl TargetDef {
+    /// Sizes of the namespaces that lie in memory, bytes.
+    fn memory_namespaces(&self) -> impl Iterator<Item = u64> {
+        use crate::model::{NamespaceKindDef, StorageDef};
+        self.subsystems.iter().flat_map(|s| &s.namespaces).filter_map(|namespace| match &namespace.kind {
+            NamespaceKindDef::Kv { size, storage: StorageDef::Memory, .. }
+            | NamespaceKindDef::Nvm { size, storage: StorageDef::Memory, .. } => Some(*size),
+            _ => None,
+        })
+    }
+}

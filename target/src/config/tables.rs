@@ -1,0 +1,258 @@
+//! The options: every table of a configuration file, as it is written.
+//!
+//! This list is the only one. The structures that the file is read into, the defaults, the reference in
+//! `docs/configuration.md` and the sample all come from it.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::value::{Cores, Hosts, Kind, LogFormat, OptionValue, Size, Span, Storage};
+
+/// One option, for people.
+#[derive(Clone, Debug)]
+pub(super) struct OptionDoc {
+    pub(super) name: &'static str,
+    /// What it means; lines of text.
+    pub(super) text: &'static str,
+    /// What is allowed.
+    pub(super) values: &'static str,
+    pub(super) default: DefaultDoc,
+}
+
+/// What holds when an option is not given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum DefaultDoc {
+    /// This value, as TOML.
+    Value(String),
+    /// It has to be given.
+    Required,
+    /// Something that depends; in words, with a value that serves as an example.
+    Words { words: &'static str, example: &'static str },
+}
+
+/// One table, for people.
+#[derive(Clone, Debug)]
+pub(super) struct TableDoc {
+    /// Its header.
+    pub(super) header: &'static str,
+    pub(super) text: &'static str,
+    pub(super) options: Vec<OptionDoc>,
+}
+
+/// Defines a table: its structure, a getter for each option that has a default, and its documentation.
+macro_rules! table {
+    (
+        $(#[doc = $text:literal])*
+        $header:literal => $name:ident {
+            $($(#[doc = $option_text:literal])* $option:ident: $type:ty = $kind:ident($($default:tt)*)),* $(,)?
+        }
+        $(and { $($inner:ident: $inner_type:ty),* $(,)? })?
+    ) => {
+        $(#[doc = $text])*
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(super) struct $name {
+            $($(#[doc = $option_text])* pub(super) $option: Option<Spanned<$type>>,)*
+            $($(pub(super) $inner: $inner_type,)*)?
+        }
+
+        impl $name {
+            $(table!(@getter $option $type, $kind($($default)*));)*
+
+            fn doc() -> TableDoc {
+                TableDoc {
+                    header: $header,
+                    text: concat!($($text, "\n"),*),
+                    options: vec![$(OptionDoc {
+                        name: stringify!($option),
+                        text: concat!($($option_text, "\n"),*),
+                        values: <$type as OptionValue>::VALUES,
+                        default: table!(@default $type, $kind($($default)*)),
+                    }),*],
+                }
+            }
+        }
+    };
+    (@getter $option:ident $type:ty, default($default:expr)) => {
+        /// The value given or the default, which has the empty range 0..0.
+        pub(super) fn $option(&self) -> Spanned<$type> {
+            self.$option.clone().unwrap_or_else(|| Spanned::new(0..0, $default))
+        }
+    };
+    (@getter $option:ident $type:ty, $kind:ident($($default:tt)*)) => {};
+    (@default $type:ty, default($default:expr)) => {{
+        let value: $type = $default;
+        DefaultDoc::Value(value.to_toml())
+    }};
+    (@default $type:ty, required()) => { DefaultDoc::Required };
+    (@default $type:ty, words($words:literal, $example:literal)) => {
+        DefaultDoc::Words { words: $words, example: $example }
+    };
+}
+
+table! {
+    /// Threads and memory. Every core that is used runs one thread, which serves the connections that it was given.
+    "[reactor]" => ReactorTable {
+        /// Cores to run on. With a list, each thread stays on its processor.
+        cores: Cores = default(Cores::All),
+        /// How long an idle thread keeps looking for work before it sleeps. Longer saves some microseconds of latency
+        /// and costs processor time; 0s sleeps at once. At most 1s.
+        busy_poll: Span = default(micros(50)),
+        /// Most memory for data on its way, on all cores together. When it is used up, hosts wait; it never grows. The
+        /// contents of memory namespaces come on top.
+        memory: Size = default(Size(512 << 20)),
+    }
+}
+
+table! {
+    /// What hosts may ask for. These bound the resources that hosts can take.
+    "[limits]" => LimitsTable {
+        /// Most connections at a time, on all ports together. More are closed as they come.
+        connections: u32 = default(4096),
+        /// Most controllers (hosts' associations, discovery included) at a time.
+        controllers: u32 = default(1024),
+        /// Most I/O queues of one controller; each is a connection. 1 to 65534.
+        io_queues: u32 = default(128),
+        /// Most entries of a queue. 2 to 65536.
+        queue_size: u32 = default(1024),
+        /// Most data of one command (MDTS): a power of two from 4KiB to 64MiB. A value of a KV namespace is transferred
+        /// by one command, so `max_value_size` cannot be more.
+        transfer: Size = default(Size(2 << 20)),
+    }
+}
+
+table! {
+    /// The NVMe/TCP transport.
+    "[tcp]" => TcpTable {
+        /// Most data that a command capsule of an I/O queue may carry (IOCCSZ). 0, or a multiple of 16 bytes to 1MiB.
+        in_capsule: Size = default(Size(8 << 10)),
+        /// Most data that a host may put into one H2CData PDU (MAXH2CDATA). A multiple of 4 bytes, 4KiB to 64MiB.
+        max_h2c_data: Size = default(Size(1 << 20)),
+        /// Most R2Ts that are outstanding for one command, where the host allows as many. 1 to 16.
+        max_r2t: u32 = default(4),
+        /// Time for a new connection to complete its ICReq and Connect. 100ms to 10min.
+        handshake_timeout: Span = default(seconds(10)),
+        /// Time for a PDU to arrive in full once it has begun, and for a host to take data that waits for it. 100ms to
+        /// 10min.
+        pdu_timeout: Span = default(seconds(30)),
+    }
+}
+
+table! {
+    /// The log, on standard error.
+    "[log]" => LogTable {
+        /// What is logged: error, warn, info, debug or trace, or directives such as `info,kvof_target::control=debug`.
+        level: String = default("info".to_owned()),
+        /// Form of the lines.
+        format: LogFormat = default(LogFormat::Human),
+    }
+}
+
+table! {
+    /// The process.
+    "[daemon]" => DaemonTable {
+        /// On SIGTERM: time for commands that run to complete before connections are closed. At most 10min.
+        drain_timeout: Span = default(seconds(10)),
+    }
+}
+
+table! {
+    /// An address to listen on; every port serves every subsystem and discovery. At least one.
+    "[[port]]" => PortTable {
+        /// Address and port: `ADDRESS:PORT`, `[IPV6]:PORT` or `NAME:PORT`; the port is 4420 when left out. A name is
+        /// resolved at start, and each of its addresses is listened on.
+        address: String = required(),
+        /// Address (without port) that the discovery log tells hosts to use for this port, where it differs from the
+        /// address that they reached discovery by.
+        advertise: String = words("the address that the host reached", "\"192.0.2.7\""),
+    }
+}
+
+table! {
+    /// An NVM subsystem: a set of namespaces that hosts connect to by its NQN.
+    "[[subsystem]]" => SubsystemTable {
+        /// NVMe Qualified Name, at most 223 bytes.
+        nqn: String = required(),
+        /// Hosts that may connect: a list of host NQNs, or "any" for every host that can reach a port.
+        allowed_hosts: Hosts = required(),
+        /// Serial number, 1 to 20 printable ASCII characters.
+        serial: String = words("made from the NQN, always the same", "\"KV0001\""),
+        /// Model number, 1 to 40 printable ASCII characters.
+        model: String = default("kvof".to_owned()),
+    }
+    and { namespace: Vec<Spanned<NamespaceTable>> }
+}
+
+table! {
+    /// A namespace of the subsystem above.
+    "[[subsystem.namespace]]" => NamespaceTable {
+        /// Namespace identifier, 1 to 4294967294, unique in the subsystem.
+        nsid: u32 = required(),
+        /// Command set: Key Value or NVM (blocks).
+        kind: Kind = required(),
+        /// Where the data lies. In memory it is gone when the target stops. A file is made when it does not exist; a
+        /// relative path starts at the folder of the configuration file.
+        storage: Storage = required(),
+        /// Capacity. KV: bytes of keys and values. NVM: a multiple of `block_size`.
+        size: Size = words("required; an NVM file or device that exists gives its own", "\"1GiB\""),
+        /// NVM: bytes in a block, 512 or 4096.
+        block_size: Size = words("4KiB for NVM; KV has none", "\"4KiB\""),
+        /// KV: most bytes of a value (KVVML), from 1 to `limits.transfer`.
+        max_value_size: Size = words("2MiB, or limits.transfer if that is less; NVM has none", "\"2MiB\""),
+        /// KV: most keys (MNKS); 0 sets no limit.
+        max_keys: u32 = words("0; NVM has none", "0"),
+        /// UUID that hosts tell the namespace by.
+        uuid: String = words("made from the NQN and the NSID, always the same", "\"00112233-4455-4677-8899-aabbccddeeff\""),
+        /// NGUID, 32 hexadecimal digits.
+        nguid: String = words("made from the NQN and the NSID, always the same", "\"00112233445566778899aabbccddeeff\""),
+    }
+}
+
+table! {
+    /// A discovery service elsewhere, to which this target's discovery log refers hosts.
+    "[[referral]]" => ReferralTable {
+        /// Its address, written as that of a port; the port is 8009 when left out.
+        address: String = required(),
+        /// Port identifier of the entry in the discovery log, 0 to 65535.
+        portid: u32 = default(0),
+    }
+}
+
+/// A whole file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) reactor: ReactorTable,
+    pub(super) limits: LimitsTable,
+    pub(super) tcp: TcpTable,
+    pub(super) log: LogTable,
+    pub(super) daemon: DaemonTable,
+    pub(super) port: Vec<Spanned<PortTable>>,
+    pub(super) subsystem: Vec<Spanned<SubsystemTable>>,
+    pub(super) referral: Vec<Spanned<ReferralTable>>,
+}
+
+impl File {
+    /// Every table in the order in which a file has them.
+    pub(super) fn docs() -> Vec<TableDoc> {
+        vec![
+            ReactorTable::doc(),
+            LimitsTable::doc(),
+            TcpTable::doc(),
+            LogTable::doc(),
+            DaemonTable::doc(),
+            PortTable::doc(),
+            SubsystemTable::doc(),
+            NamespaceTable::doc(),
+            ReferralTable::doc(),
+        ]
+    }
+}
+
+const fn micros(micros: u64) -> Span {
+    Span(std::time::Duration::from_micros(micros))
+}
+
+const fn seconds(seconds: u64) -> Span {
+    Span(std::time::Duration::from_secs(seconds))
+}
