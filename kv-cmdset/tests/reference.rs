@@ -62,10 +62,11 @@ fn small_limits() {
 
 #[test]
 fn a_namespace_too_small_for_the_suite_is_not_ok() {
-    let tiny = port(KvLimits { kvvml: 100, ..USUAL }, 1 << 20);
-    let summary = run(&tiny, &RunOptions::default(), &mut |_| {});
-    assert!(!summary.ok());
-    assert_eq!(summary.skipped, cases().count());
+    for limits in [KvLimits { kvvml: 100, ..USUAL }, KvLimits { mnks: 100, ..USUAL }] {
+        let summary = run(&port(limits, 1 << 20), &RunOptions::default(), &mut |_| {});
+        assert!(!summary.ok());
+        assert_eq!(summary.skipped, cases().count());
+    }
 }
 
 #[test]

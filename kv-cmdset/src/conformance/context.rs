@@ -38,6 +38,11 @@ pub(super) fn skip<T>(reason: impl Into<String>) -> Result<T, Stop> {
 /// What buffers are filled with before they are lent to a command.
 pub(super) const FILL: u8 = 0xa5;
 
+/// Bytes of value that every case may store.
+const MIN_VALUE: usize = 4096;
+/// Keys that every case may store.
+const MIN_KEYS: u32 = 512;
+
 /// Bytes of random prefix in the keys of a case.
 pub(super) const PREFIX_LEN: usize = 4;
 
@@ -59,6 +64,19 @@ impl<'a> Context<'a> {
         let mut rng = Rng::new(hasher.finish());
         let prefix = rng.bytes();
         Self { port, info: port.info(), profile: options.profile, prefix, rng, claimed: BTreeSet::new() }
+    }
+
+    /// Why the cases, which take some room for granted, cannot run here.
+    pub(super) fn too_small(&self) -> Option<String> {
+        let limits = self.info.limits;
+        if self.longest_value() < MIN_VALUE {
+            let (kvvml, path) = (limits.kvvml, self.info.max_transfer);
+            return Some(format!("needs values of {MIN_VALUE} bytes: KVVML is {kvvml} and the path moves {path}"));
+        }
+        if limits.mnks != 0 && limits.mnks < MIN_KEYS {
+            return Some(format!("needs room for {MIN_KEYS} keys: MNKS is {}", limits.mnks));
+        }
+        None
     }
 
     /// Removes what the case has stored.

@@ -163,16 +163,10 @@ pub fn run(port: &dyn KvPort, options: &RunOptions, report: &mut dyn FnMut(&Case
     summary
 }
 
-/// The cases take it for granted that values of so many bytes can be stored.
-const MIN_VALUE: usize = 4096;
-
 fn run_case(port: &dyn KvPort, options: &RunOptions, case: &Case) -> Outcome {
     let mut context = Context::new(port, options, case.name);
-    if context.longest_value() < MIN_VALUE {
-        return Outcome::Skipped(format!(
-            "the suite needs values of {MIN_VALUE} bytes: KVVML is {} and the path moves {}",
-            context.info.limits.kvvml, context.info.max_transfer
-        ));
+    if let Some(reason) = context.too_small() {
+        return Outcome::Skipped(reason);
     }
     let result = (case.check)(&mut context);
     let cleaned = context.clean_up();
