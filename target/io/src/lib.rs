@@ -20,6 +20,7 @@ mod net;
 mod pool;
 mod region;
 mod ring;
+mod thread;
 mod waker;
 
 pub use disk::{DiskError, DiskFile, DiskOpenOptions};
@@ -29,4 +30,5 @@ pub use net::{InlineBytes, Sent, TxQueue, TxSeg, recv_vectored};
 pub use pool::{PAGE_SIZE, Pool, PoolBuf, PoolConfig, SharedBuf};
 pub use region::{Region, RegionError, RegionSlice};
 pub use ring::{EventLoop, EventLoopConfig, RingSetup};
+pub use thread::pin_thread;
 pub use waker::Waker;

@@ -132,6 +132,17 @@ impl RegionSlice {
         self.len == 0
     }
 
+    /// Appends the bytes to `out`, as they are now.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        let first = self.at - self.at % WORD;
+        let end = (self.at + self.len).next_multiple_of(WORD);
+        let mut copy = vec![0; end - first];
+        // A mapping is made of whole words, so the widened range is in it too.
+        if self.region.copy_out(first as u64, &mut copy).is_ok() {
+            out.extend_from_slice(copy.get(self.at - first..self.at - first + self.len).unwrap_or_default());
+        }
+    }
+
     /// Where the bytes are, for the kernel alone: others may be writing them.
     pub(crate) fn start(&self) -> *const u8 {
         // SAFETY: `at` is at most the length of the mapping, checked when the slice was made.

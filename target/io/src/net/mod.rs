@@ -163,6 +163,22 @@ impl TxQueue {
         self.pending = 0;
     }
 
+    /// Moves everything that is not yet sent to the end of `out`, for a transport without a socket: a simulated network,
+    /// a test, a fuzzer.
+    pub fn drain_into(&mut self, out: &mut Vec<u8>) {
+        let mut skip = std::mem::take(&mut self.front_sent);
+        for seg in self.segs.drain(..) {
+            let start = out.len();
+            match &seg {
+                TxSeg::Inline(bytes) => out.extend_from_slice(bytes),
+                TxSeg::Shared(buf) => out.extend_from_slice(buf),
+                TxSeg::Region(slice) => slice.append_to(out),
+            }
+            out.drain(start..start + std::mem::take(&mut skip));
+        }
+        self.pending = 0;
+    }
+
     /// Sends until the queue is empty or the socket is full. Never blocks and never raises SIGPIPE. After an error what was
     /// not sent is still queued; the connection is usually lost.
     pub fn send(&mut self, fd: BorrowedFd<'_>) -> io::Result<Sent> {

@@ -172,3 +172,20 @@ fn arrived(rx: &OwnedFd, got: &mut Vec<u8>) -> usize {
     drain(rx, got);
     got.len() - before
 }
+
+#[test]
+fn what_is_not_sent_can_be_moved_to_memory() {
+    let region = Region::new(4096).unwrap();
+    region.copy_in(0, &[7; 16]).unwrap();
+    let mut tx = TxQueue::new();
+    tx.push_bytes(b"head");
+    tx.push(TxSeg::Shared(SharedBuf::from_vec(b"value".to_vec())));
+    tx.push(TxSeg::Region(region.slice(3, 6).unwrap()));
+    let mut out = b"before ".to_vec();
+    tx.drain_into(&mut out);
+    assert_eq!(out, b"before headvalue\x07\x07\x07\x07\x07\x07");
+    assert!(tx.is_empty());
+    tx.push_bytes(b"next");
+    tx.drain_into(&mut out);
+    assert!(out.ends_with(b"next"));
+}
