@@ -138,7 +138,7 @@ pub fn open(ns: &Arc<Namespace>, cores: usize, pool: &Pool) -> Result<Vec<Backen
 fn kv_file(ns: &Arc<Namespace>, path: &Path, size: u64, cores: usize, pool: &Pool) -> Result<Vec<PartKind>, OpenError> {
     check_multiple(ns, size, PAGE_SIZE as u64)?;
     let file = open_disk(ns, path, size, true)?;
-    let store = KvFile::open(ns, file, pool).map_err(|source| OpenError::Format {
+    let store = KvFile::open(ns, file, size, pool).map_err(|source| OpenError::Format {
         nsid: ns.def.nsid,
         path: path.to_owned(),
         source,
