@@ -1,6 +1,8 @@
 //! Feature 20h, Key Value Configuration (KV section 4.1.3), kept per namespace.
 
-/// The Key Value Configuration feature's value. The default is what a namespace starts with.
+use kvof_spec::feature::{FeatureId, KvConfiguration as Wire};
+
+/// What a namespace is set to by the feature; the default is what it starts with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KvConfiguration {
     /// EDNEK: Delete of a key that does not exist is an error, KV Key Does Not Exist, instead of Success.
@@ -9,18 +11,18 @@ pub struct KvConfiguration {
 
 impl KvConfiguration {
     /// Feature identifier.
-    pub const FID: u8 = 0x20;
+    pub const FID: u8 = FeatureId::KEY_VALUE_CONFIGURATION.0;
 
     /// From CDW11 of Set Features or DW0 of Get Features; reserved bits are ignored.
     #[must_use]
     pub const fn from_dword(dword: u32) -> Self {
-        Self { ednek: dword & 1 != 0 }
+        Self { ednek: Wire(dword).ednek() }
     }
 
     /// As CDW11 of Set Features and DW0 of Get Features.
     #[must_use]
     pub const fn to_dword(self) -> u32 {
-        self.ednek as u32
+        Wire(0).with_ednek(self.ednek).0
     }
 }
 

@@ -1,5 +1,6 @@
 //! Identify data of the command set (CNS 05h and 06h with CSI 1) and its commands' effects (Log Page 05h, CSI 1).
 
+use kvof_spec::log::CommandEffects;
 use kvof_spec::{KvOpcode, U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -181,17 +182,15 @@ impl core::fmt::Debug for IdentifyKvController {
     }
 }
 
-/// CSUPP: the command is supported (Commands Supported and Effects, bit 0).
-pub const EFFECT_CSUPP: u32 = 1 << 0;
-/// LBCC: the command may change what the namespace holds (bit 1).
-pub const EFFECT_LBCC: u32 = 1 << 1;
-
 /// The I/O commands of this command set and their effects: the IOCS part of Log Page 05h with CSI 1 (Base section
 /// 5.16.1.6). Every other entry is zero.
-pub const COMMAND_EFFECTS: [(KvOpcode, u32); 5] = [
-    (KvOpcode::STORE, EFFECT_CSUPP | EFFECT_LBCC),
-    (KvOpcode::RETRIEVE, EFFECT_CSUPP),
-    (KvOpcode::LIST, EFFECT_CSUPP),
-    (KvOpcode::DELETE, EFFECT_CSUPP | EFFECT_LBCC),
-    (KvOpcode::EXIST, EFFECT_CSUPP),
+pub const COMMAND_EFFECTS: [(KvOpcode, CommandEffects); 5] = [
+    (KvOpcode::STORE, WRITES),
+    (KvOpcode::RETRIEVE, CommandEffects::CSUPP),
+    (KvOpcode::LIST, CommandEffects::CSUPP),
+    (KvOpcode::DELETE, WRITES),
+    (KvOpcode::EXIST, CommandEffects::CSUPP),
 ];
+
+/// Linux lets unprivileged programs use a command only if it has no effects beyond these.
+const WRITES: CommandEffects = CommandEffects::CSUPP.union(CommandEffects::LBCC);

@@ -33,6 +33,12 @@ impl KeyList {
         &self.bytes
     }
 
+    /// The bytes to transfer, as their owner.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// NRK: how many keys it has.
     #[must_use]
     pub const fn count(&self) -> u32 {

@@ -55,7 +55,7 @@ impl<V: AsRef<[u8]>> KvResponse<V> {
 /// The completion of `op` with the store's `result`.
 ///
 /// * Retrieve: DW0 is the value's full length, and as much is transferred as the host's buffer takes; a truncated value
-///   is still Success.
+///   is still Success. With a buffer of 0 bytes, [`KvOutcome::Exists`] says as much as the value would.
 /// * Delete of a missing key is Success unless `configuration` says otherwise.
 /// * An outcome of another operation than `op` is the store's fault: Internal Error.
 #[must_use]
@@ -75,6 +75,9 @@ pub fn respond<V: AsRef<[u8]>>(
         (KvOp::Store { .. }, KvOutcome::Stored)
         | (KvOp::Delete { .. }, KvOutcome::Deleted)
         | (KvOp::Exist { .. }, KvOutcome::Exists { .. }) => KvResponse::status(Status::SUCCESS),
+        (KvOp::Retrieve { buffer: 0, .. }, KvOutcome::Exists { len }) => {
+            KvResponse { dw0: len, ..KvResponse::status(Status::SUCCESS) }
+        }
         (KvOp::Retrieve { buffer, .. }, KvOutcome::Retrieved(value)) => {
             let Ok(length) = u32::try_from(value.as_ref().len()) else {
                 return KvResponse::status(Status::INTERNAL_ERROR);

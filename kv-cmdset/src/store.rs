@@ -153,10 +153,13 @@ pub trait KvStore {
 
 impl KvOp {
     /// The request that does this operation; `None` for Store, which needs its value: [`KvOp::store_request`].
+    ///
+    /// Retrieve into a buffer of 0 bytes wants the value's length alone: that is an Exist to the store.
     #[must_use]
     pub const fn request<S>(&self) -> Option<KvRequest<S>> {
         match *self {
             Self::Store { .. } => None,
+            Self::Retrieve { key, raw: false, buffer: 0 } => Some(KvRequest::Exist { key }),
             Self::Retrieve { key, raw, .. } => Some(KvRequest::Retrieve { key, raw }),
             Self::Delete { key } => Some(KvRequest::Delete { key }),
             Self::Exist { key } => Some(KvRequest::Exist { key }),

@@ -188,6 +188,10 @@ fn outcomes_become_completions() {
         assert_eq!((response.status, response.dw0, response.transfer), (Status::SUCCESS, 5, transfer));
         assert_eq!(response.data(), &b"value"[..transfer as usize]);
     }
+    let length = respond(&retrieve(0), Ok(KvOutcome::<&[u8]>::Exists { len: 5 }), off);
+    assert_eq!((length.status, length.dw0, length.transfer), (Status::SUCCESS, 5, 0));
+    assert!(matches!(retrieve(0).request::<()>(), Some(KvRequest::Exist { .. })));
+    assert!(matches!(retrieve(1).request::<()>(), Some(KvRequest::Retrieve { raw: false, .. })));
     type Outcome = Result<KvOutcome<&'static [u8]>, KvError>;
     let status = |op: &KvOp, outcome: Outcome, ednek| {
         let response = respond(op, outcome, KvConfiguration { ednek });
@@ -201,6 +205,7 @@ fn outcomes_become_completions() {
     assert_eq!(status(&retrieve(9), missing(), false), Status::KEY_DOES_NOT_EXIST);
     assert_eq!(status(&KvOp::Exist { key: k }, Ok(KvOutcome::Exists { len: 9 }), false), Status::SUCCESS);
     assert_eq!(status(&retrieve(9), Ok(KvOutcome::Stored), false), Status::INTERNAL_ERROR);
+    assert_eq!(status(&retrieve(9), Ok(KvOutcome::Exists { len: 5 }), false), Status::INTERNAL_ERROR);
     for (error, expected) in [
         (KvError::KeyExists, Status::KEY_EXISTS),
         (KvError::CapacityExceeded, Status::CAPACITY_EXCEEDED),

@@ -151,6 +151,16 @@ fn identify_data() {
 }
 
 #[test]
+fn command_effects() {
+    let mut log = vec![0_u32; 256];
+    for (opcode, effects) in kvof_kv::identify::COMMAND_EFFECTS {
+        log[usize::from(opcode.0)] = effects.bits();
+    }
+    let set: Vec<(usize, u32)> = log.into_iter().enumerate().filter(|(_, effects)| *effects != 0).collect();
+    assert_eq!(set, [(0x01, 3), (0x02, 1), (0x06, 1), (0x10, 3), (0x14, 1)]);
+}
+
+#[test]
 fn identify_data_of_others() {
     let mut bytes = vec![0; 4096];
     bytes[25] = 1;
