@@ -1,5 +1,6 @@
 //! Runs the checks of `interop-tests/checks/` in one guest and reports each of them.
 
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +43,37 @@ impl Report {
     /// Whether the guest ended as it should and every check passed.
     pub fn ok(&self) -> bool {
         self.guest_fault.is_none() && !self.checks.is_empty() && self.checks.iter().all(|check| check.ok)
+    }
+}
+
+/// One line, and below it what a check that failed has printed.
+impl fmt::Display for CheckResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.ok { "ok" } else { "FAILED" };
+        write!(f, "  {word:<6} {:<24} {:>6.1} s", self.name, self.duration.as_secs_f64())?;
+        if !self.ok {
+            for line in self.output.lines() {
+                write!(f, "\n         | {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The closing line, after what was wrong with the guest.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(fault) = &self.guest_fault {
+            writeln!(f, "{fault}")?;
+        }
+        let failed = self.checks.iter().filter(|check| !check.ok).count();
+        let (boot, total) = (self.boot.as_secs_f64(), self.total.as_secs_f64());
+        write!(
+            f,
+            "  Linux {}: {} checks, {failed} failed; boot {boot:.1} s, {total:.1} s in all",
+            self.kernel,
+            self.checks.len()
+        )
     }
 }
 
@@ -102,7 +134,7 @@ pub fn run(
     let dir = repository().join("interop-tests/checks");
     let mut script = format!("exec {}", dir.join("lib/run").display());
     for file in files {
-        script.push_str(&format!(" {}", file.display()));
+        write!(script, " {}", file.display())?;
     }
     let guest = Guest::new(kernel.clone())
         .env("KVOF_TARGET", &binaries.target)

@@ -85,27 +85,17 @@ fn check(series: &[String], only: Option<&str>, verbose: bool) -> Result<ExitCod
     let binaries = Binaries::build()?;
     let mut ok = true;
     for kernel in kernels {
-        println!("kernel {}", kernel.version);
+        println!("Linux {}", kernel.version);
         let report = checks::run(&kernel, &binaries, &files, |check| print(check, verbose))?;
-        if let Some(fault) = &report.guest_fault {
-            println!("{fault}");
-        }
-        let failed = report.checks.iter().filter(|check| !check.ok).count();
-        let (boot, total) = (report.boot.as_secs_f64(), report.total.as_secs_f64());
-        println!("  {} checks, {failed} failed; boot {boot:.1} s, {total:.1} s in all\n", report.checks.len());
+        println!("{report}\n");
         ok &= report.ok();
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print(check: &CheckResult, verbose: bool) {
-    println!(
-        "  {:<6} {:<24} {:>6.1} s",
-        if check.ok { "ok" } else { "FAILED" },
-        check.name,
-        check.duration.as_secs_f64()
-    );
-    if verbose || !check.ok {
+    println!("{check}");
+    if verbose && check.ok {
         for line in check.output.lines() {
             println!("         | {line}");
         }

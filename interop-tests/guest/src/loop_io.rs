@@ -19,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) threads: u64,
     /// Keys per thread.
     pub(crate) keys: u64,
+    /// Part of the keys: loops that run at the same time need different ones.
+    pub(crate) tag: u16,
     /// Bytes of each value.
     pub(crate) size: usize,
 }
@@ -105,7 +107,7 @@ impl<'a> Worker<'a> {
     fn new(port: &'a dyn KvPort, options: &Options, number: u64) -> Self {
         Self {
             port,
-            number,
+            number: u64::from(options.tag) << 16 | number,
             known: vec![Known::default(); usize::try_from(options.keys).unwrap_or(1).max(1)],
             value: vec![0; options.size.max(16)],
             report: Report::default(),
@@ -277,7 +279,7 @@ mod tests {
 
     fn report(fault: Option<Fault>) -> Report {
         let fake = Fake { fault, ..Fake::default() };
-        let options = Options { seconds: 1, threads: 1, keys: 4, size: 64 };
+        let options = Options { seconds: 1, threads: 1, keys: 4, tag: 0, size: 64 };
         let mut worker = Worker::new(&fake, &options, 3);
         for round in 0..5 {
             for index in 0..4 {

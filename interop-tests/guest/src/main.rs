@@ -52,6 +52,9 @@ enum Action {
         /// How many keys each thread uses.
         #[arg(long, default_value_t = 64)]
         keys: u64,
+        /// Part of the keys: loops that run at the same time need different ones.
+        #[arg(long, default_value_t = 0)]
+        tag: u16,
         /// Bytes of each value, at least 16.
         #[arg(long, default_value_t = 20_000)]
         size: usize,
@@ -82,8 +85,8 @@ fn main() -> Result<ExitCode> {
             options.seed = seed.unwrap_or(options.seed);
             conformance(&KernelPort::open(&device)?, &options)
         }
-        Action::LoopIo { device, seconds, threads, keys, size } => {
-            let options = loop_io::Options { seconds, threads, keys, size };
+        Action::LoopIo { device, seconds, threads, keys, tag, size } => {
+            let options = loop_io::Options { seconds, threads, keys, tag, size };
             let report = loop_io::run(&KernelPort::open(&device)?, &options)?;
             println!("{}", report.json());
             report.ok()
