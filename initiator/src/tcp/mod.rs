@@ -18,7 +18,7 @@ use std::{
 };
 
 use crc_fast::CrcAlgorithm;
-use kvof_spec::tcp::{Digests, Fatal, FatalErrorStatus, IcReq, PduType, TermReq};
+use kvof_spec::tcp::{COMMON_HEADER_SIZE, Digests, Fatal, FatalErrorStatus, HEADER_SIZE_MAX, IcReq, PduType, TermReq};
 use kvof_spec::{AdminOpcode, SglDescriptor, Status};
 use zerocopy::IntoBytes;
 
@@ -270,10 +270,13 @@ impl HostQueue {
 
     /// The controller broke the protocol: says so in an H2CTermReq, if one can be sent, and ends the connection.
     fn violation(&mut self, fatal: Fatal, what: String, header: &[u8]) {
-        let between_pdus = self.tx.between_pdus();
+        // A TermReq that is wrong itself is not answered by another.
+        let is_term_req = header.first().is_some_and(|kind| PduType(*kind).is_term_req());
+        let sayable = self.tx.between_pdus() && !is_term_req;
         self.fail(ConnectionError::protocol(fatal, what));
-        if between_pdus {
-            let shown = &header[..header.len().min(128)];
+        if sayable {
+            let hlen = usize::from(header.get(2).copied().unwrap_or(0)).clamp(COMMON_HEADER_SIZE, HEADER_SIZE_MAX);
+            let shown = header.get(..hlen).unwrap_or(header);
             let head = TermReq::new(PduType::H2C_TERM_REQ, fatal.fes, fatal.fei, shown.len());
             self.tx.push_pdu(&[head.as_bytes(), shown], None, &[], Mark::Other);
         }

@@ -2,7 +2,8 @@
 
 use kvof_spec::tcp::{
     C2hData, COMMON_HEADER_SIZE, CapsuleResp, CommonHeader, DIGEST_SIZE, Digests, Fatal, FatalErrorStatus, Frame,
-    IcResp, MAXH2CDATA_MIN, PDA_MAX, PFV_1_0, PduFlags, PduType, R2t, ReceiveRules, Receiver as ReceiverEnd, TermReq,
+    HEADER_SIZE_MAX, IcResp, MAXH2CDATA_MIN, PDA_MAX, PFV_1_0, PduFlags, PduType, R2t, ReceiveRules,
+    Receiver as ReceiverEnd, TermReq,
 };
 use kvof_spec::{Cqe, Status};
 use zerocopy::FromBytes;
@@ -137,8 +138,8 @@ impl HostQueue {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err((fatal, what)) => {
-                    let shown = self.rx.unused();
-                    let header = shown[..shown.len().min(128)].to_vec();
+                    let unused = self.rx.unused();
+                    let header = unused.get(..HEADER_SIZE_MAX).unwrap_or(unused).to_vec();
                     self.violation(fatal, what, &header);
                 }
             }

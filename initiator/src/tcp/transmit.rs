@@ -226,11 +226,17 @@ impl HostQueue {
         {
             self.fail(ConnectionError::Buffer { command });
         }
+        if let Some(Part::Data { cid, offset, len }) = self.tx.parts.front()
+            && let Some(command) = self.commands.get(*cid)
+            && command.payload.outgoing(*offset, *len).is_none()
+        {
+            let command = command.name;
+            self.fail(ConnectionError::Buffer { command });
+        }
         !self.tx.parts.is_empty()
     }
 
-    /// The bytes to send next, in order; gives how many of `iov` are set. Fails, and ends the connection, if a
-    /// caller's buffer has become shorter.
+    /// The bytes to send next, in order; gives how many of `iov` are set.
     pub(crate) fn transmit<'a>(&'a self, iov: &mut [IoSlice<'a>; IOV_MAX]) -> usize {
         let mut head = self.tx.heads_sent;
         let mut count = 0;
