@@ -2,7 +2,7 @@
 
 use kvof_kv::conformance::{CaseReport, Outcome, Profile, RunOptions, cases, run};
 use kvof_kv::model::{ReferenceConfig, ReferenceStore, StorePort};
-use kvof_kv::{Key, KvLimits, KvPort, StoreOptions};
+use kvof_kv::{Data, Key, KvCommand, KvLimits, KvPort, PortError, PortInfo, Reply, StoreOptions};
 
 fn port(limits: KvLimits, max_transfer: u32) -> StorePort<ReferenceStore> {
     let config = ReferenceConfig { limits, capacity: 64 << 20, slot_quota: 8 << 20 };
@@ -67,6 +67,74 @@ fn a_namespace_too_small_for_the_suite_is_not_ok() {
         assert!(!summary.ok());
         assert_eq!(summary.skipped, cases().count());
     }
+}
+
+/// A path with the habits of the kernel's passthrough: buffers of odd length come back by way of zeroed pages, foreign
+/// NSIDs are refused before anything is sent, and there are no admin commands here.
+struct KernelLike(StorePort<ReferenceStore>);
+
+impl KvPort for KernelLike {
+    fn info(&self) -> PortInfo {
+        self.0.info()
+    }
+
+    fn execute(&self, command: &KvCommand, data: Data<'_>) -> Result<Reply, PortError> {
+        if command.nsid != self.0.info().nsid {
+            return Err(PortError::Unsupported("foreign NSID".to_owned()));
+        }
+        match data {
+            Data::In(bytes) if bytes.len() % 4 != 0 => {
+                let mut pages = vec![0; bytes.len()];
+                let reply = self.0.execute(command, Data::In(&mut pages));
+                bytes.copy_from_slice(&pages);
+                reply
+            }
+            data => self.0.execute(command, data),
+        }
+    }
+
+    fn keeps_untransferred(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_path_like_the_kernels_passes() {
+    let reports = run_all(&KernelLike(port(USUAL, 1 << 20)), Profile::Kvof);
+    let expected = [
+        "key.length_over_kvkml",
+        "delete.ednek",
+        "nsid.zero",
+        "nsid.broadcast",
+        "nsid.unused",
+        "identify.namespace",
+        "concurrent.delete",
+    ];
+    assert_eq!(skipped(&reports), expected);
+}
+
+#[test]
+fn a_lost_path_fails_every_case() {
+    struct Lost(StorePort<ReferenceStore>);
+    impl KvPort for Lost {
+        fn info(&self) -> PortInfo {
+            self.0.info()
+        }
+
+        fn execute(&self, _: &KvCommand, _: Data<'_>) -> Result<Reply, PortError> {
+            Err(PortError::Failed("connection lost".to_owned()))
+        }
+    }
+    let mut failed = 0;
+    let summary = run(&Lost(port(USUAL, 1 << 20)), &RunOptions::default(), &mut |report| {
+        if let Outcome::Failed(reason) = &report.outcome {
+            assert!(reason.contains("connection lost"), "{reason}");
+            failed += 1;
+        }
+    });
+    assert_eq!((summary.passed, summary.failed, summary.skipped), (0, failed, cases().count() - failed));
+    // What needs more than this path offers is skipped before it sends anything.
+    assert!(summary.skipped <= 2, "{summary:?}");
 }
 
 #[test]
