@@ -114,6 +114,10 @@ impl Checker<'_> {
         *number.get_ref()
     }
 
+    fn short(&mut self, key: &str, number: &Spanned<u32>, least: u16, most: u16) -> u16 {
+        u16::try_from(self.number(key, number, least.into(), most.into())).unwrap_or(most)
+    }
+
     fn span(&mut self, key: &str, span: &Spanned<Span>, least: Duration, most: Duration) -> Duration {
         if !(least..=most).contains(&span.get_ref().0) {
             self.fault(key, span, format!("must be from {} to {}", Span(least), Span(most)));
@@ -165,26 +169,34 @@ impl Checker<'_> {
 
     fn limits(&mut self, table: &LimitsTable) -> Limits {
         let transfer = table.transfer();
-        let bytes = self.size("limits.transfer", &transfer, (4 << 10, 64 << 20, 4 << 10));
-        if bytes <= 64 << 20 && bytes.is_multiple_of(4 << 10) && bytes != 0 && !bytes.is_power_of_two() {
+        let bytes = self.size("limits.transfer", &transfer, (8 << 10, 64 << 20, 4 << 10));
+        if (8 << 10..=64 << 20).contains(&bytes) && bytes.is_multiple_of(4 << 10) && !bytes.is_power_of_two() {
             let text = format!("must be a power of two; {} is the next", Size(u64::from(bytes.next_power_of_two())));
             self.fault("limits.transfer", &transfer, text);
         }
-        let io_queues = self.number("limits.io_queues", &table.io_queues(), 1, 65534);
         Limits {
             connections: self.number("limits.connections", &table.connections(), 2, 1 << 20),
-            controllers: self.number("limits.controllers", &table.controllers(), 1, 0xFFEF),
-            io_queues: u16::try_from(io_queues).unwrap_or(u16::MAX),
-            queue_size: self.number("limits.queue_size", &table.queue_size(), 2, 65536),
+            controllers: self.short("limits.controllers", &table.controllers(), 1, 0xFFEF),
+            io_queues: self.short("limits.io_queues", &table.io_queues(), 1, 0xFFFE),
+            queue_size: self.short("limits.queue_size", &table.queue_size(), 2, 0xFFFF),
             transfer: bytes,
+            association_timeout: self.span(
+                "limits.association_timeout",
+                &table.association_timeout(),
+                Duration::from_secs(1),
+                Duration::from_secs(3600),
+            ),
         }
     }
 
     fn tcp(&mut self, table: &TcpTable) -> TcpSettings {
+        let max_r2t = self.number("tcp.max_r2t", &table.max_r2t(), 1, 16);
         TcpSettings {
             in_capsule: self.size("tcp.in_capsule", &table.in_capsule(), (0, 1 << 20, 16)),
             max_h2c_data: self.size("tcp.max_h2c_data", &table.max_h2c_data(), (4 << 10, 64 << 20, 4)),
-            max_r2t: self.number("tcp.max_r2t", &table.max_r2t(), 1, 16),
+            max_r2t: u8::try_from(max_r2t).unwrap_or(u8::MAX),
+            header_digest: table.header_digest().into_inner(),
+            data_digest: table.data_digest().into_inner(),
             handshake_timeout: self.span("tcp.handshake_timeout", &table.handshake_timeout(), MIN_TIMEOUT, MAX_TIMEOUT),
             pdu_timeout: self.span("tcp.pdu_timeout", &table.pdu_timeout(), MIN_TIMEOUT, MAX_TIMEOUT),
         }

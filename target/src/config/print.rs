@@ -28,8 +28,10 @@ fn write_settings(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "\n[limits]\nconnections = {}\ncontrollers = {}", limits.connections, limits.controllers)?;
     writeln!(out, "io_queues = {}\nqueue_size = {}", limits.io_queues, limits.queue_size)?;
     writeln!(out, "transfer = {}", size(limits.transfer.into()))?;
+    writeln!(out, "association_timeout = {}", span(limits.association_timeout))?;
     writeln!(out, "\n[tcp]\nin_capsule = {}", size(tcp.in_capsule.into()))?;
     writeln!(out, "max_h2c_data = {}\nmax_r2t = {}", size(tcp.max_h2c_data.into()), tcp.max_r2t)?;
+    writeln!(out, "header_digest = {}\ndata_digest = {}", tcp.header_digest, tcp.data_digest)?;
     writeln!(out, "handshake_timeout = {}\npdu_timeout = {}", span(tcp.handshake_timeout), span(tcp.pdu_timeout))?;
     writeln!(out, "\n[log]\nlevel = {}\nformat = {}", quote(&settings.log.level), settings.log.format.to_toml())?;
     writeln!(out, "\n[daemon]\ndrain_timeout = {}", span(settings.drain_timeout))

@@ -32,13 +32,15 @@ pub struct Limits {
     /// Most connections at a time on all cores; at least 2.
     pub connections: u32,
     /// Most controllers at a time, 1 to 65519 (cntlid FFF0h and up are reserved).
-    pub controllers: u32,
+    pub controllers: u16,
     /// Most I/O queues of a controller, 1 to 65534.
     pub io_queues: u16,
-    /// Most entries of a queue, 1's based, 2 to 65536.
-    pub queue_size: u32,
-    /// Most bytes of data of one command: a power of two, 4 KiB to 64 MiB.
+    /// Most entries of an I/O queue, 1's based, 2 to 65535.
+    pub queue_size: u16,
+    /// Most bytes of data of one command: a power of two, 8 KiB to 64 MiB.
     pub transfer: u32,
+    /// How long a controller may stay disabled or shut down, and a discovery controller without keep alive idle; 1 s to 1 h.
+    pub association_timeout: Duration,
 }
 
 /// NVMe/TCP.
@@ -49,10 +51,14 @@ pub struct TcpSettings {
     /// MAXH2CDATA in bytes: a multiple of 4, 4 KiB to 64 MiB.
     pub max_h2c_data: u32,
     /// Most R2Ts outstanding for a command, 1's based, 1 to 16; a host's MAXR2T may lower it.
-    pub max_r2t: u32,
+    pub max_r2t: u8,
+    /// Header digests are granted to hosts that ask.
+    pub header_digest: bool,
+    /// Data digests are granted to hosts that ask.
+    pub data_digest: bool,
     /// From accept to the end of Connect; 100 ms to 10 min.
     pub handshake_timeout: Duration,
-    /// From the first byte of a PDU to its last, and for a host to take queued data; 100 ms to 10 min.
+    /// For one PDU above what its length needs at 32 KiB a second, and for a host to take queued data; 100 ms to 10 min.
     pub pdu_timeout: Duration,
 }
 
@@ -79,9 +85,12 @@ impl Settings {
             ("limits.io_queues", limits.io_queues != other.limits.io_queues),
             ("limits.queue_size", limits.queue_size != other.limits.queue_size),
             ("limits.transfer", limits.transfer != other.limits.transfer),
+            ("limits.association_timeout", limits.association_timeout != other.limits.association_timeout),
             ("tcp.in_capsule", tcp.in_capsule != other.tcp.in_capsule),
             ("tcp.max_h2c_data", tcp.max_h2c_data != other.tcp.max_h2c_data),
             ("tcp.max_r2t", tcp.max_r2t != other.tcp.max_r2t),
+            ("tcp.header_digest", tcp.header_digest != other.tcp.header_digest),
+            ("tcp.data_digest", tcp.data_digest != other.tcp.data_digest),
             ("tcp.handshake_timeout", tcp.handshake_timeout != other.tcp.handshake_timeout),
             ("tcp.pdu_timeout", tcp.pdu_timeout != other.tcp.pdu_timeout),
             ("log.level", self.log.level != other.log.level),

@@ -113,11 +113,14 @@ table! {
         controllers: u32 = default(1024),
         /// Most I/O queues of one controller; each is a connection. 1 to 65534.
         io_queues: u32 = default(128),
-        /// Most entries of a queue. 2 to 65536.
+        /// Most entries of an I/O queue. 2 to 65535. Admin queues have 32 to 4096 whatever this says.
         queue_size: u32 = default(1024),
-        /// Most data of one command (MDTS): a power of two from 4KiB to 64MiB. A value of a KV namespace is transferred
+        /// Most data of one command (MDTS): a power of two from 8KiB to 64MiB. A value of a KV namespace is transferred
         /// by one command, so `max_value_size` cannot be more.
         transfer: Size = default(Size(2 << 20)),
+        /// How long a controller may stay disabled or shut down, and a discovery controller without keep alive idle,
+        /// before its connections are closed. 1s to 1h; the specification asks for 2min at least.
+        association_timeout: Span = default(seconds(120)),
     }
 }
 
@@ -130,10 +133,14 @@ table! {
         max_h2c_data: Size = default(Size(1 << 20)),
         /// Most R2Ts that are outstanding for one command, where the host allows as many. 1 to 16.
         max_r2t: u32 = default(4),
+        /// Whether to use header digests with hosts that ask for them.
+        header_digest: bool = default(true),
+        /// Whether to use data digests with hosts that ask for them.
+        data_digest: bool = default(true),
         /// Time for a new connection to complete its ICReq and Connect. 100ms to 10min.
         handshake_timeout: Span = default(seconds(10)),
-        /// Time for a PDU to arrive in full once it has begun, and for a host to take data that waits for it. 100ms to
-        /// 10min.
+        /// How long a host may take for one PDU, above what its length needs at 32KiB a second, and for taking anything
+        /// of what waits to be sent to it. 100ms to 10min.
         pdu_timeout: Span = default(seconds(30)),
     }
 }
