@@ -2,9 +2,7 @@
 # limit: 90
 target_start
 # With multipath the kernel would make one disk of both; without it each connection has a node of its own.
-modprobe -r nvme_tcp nvme_fabrics nvme_core
-modprobe nvme_core multipath=N
-modprobe nvme_tcp
+host_modules N
 connect $kv --hostnqn=$host_a --hostid=$hostid_a
 a=$ctrl
 connect $kv --hostnqn=$host_b --hostid=$hostid_b
@@ -32,7 +30,4 @@ nvme disconnect -d $b
 wait $loop_a
 cat $work/a
 json $work/a '.interrupted == 0'
-disconnect_all
-modprobe -r nvme_tcp nvme_fabrics nvme_core
-modprobe nvme_tcp
 # kernel-log: Found shared namespace [0-9]+, but multipathing not supported

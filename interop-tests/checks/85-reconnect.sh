@@ -1,7 +1,7 @@
 # The target is killed and started again under I/O: the kernel reconnects by itself, block I/O only waits, no byte is wrong.
 # target: may end
 # limit: 90
-# kernel-log: starting error recovery|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|failed nvme_keep_alive|failed to .*abort|rescanning
+# kernel-log: Property Set error|starting error recovery|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|failed nvme_keep_alive|failed to .*abort|rescanning
 target_start
 options="--reconnect-delay=1 --ctrl-loss-tmo=60 --keep-alive-tmo=5"
 connect $kv $options

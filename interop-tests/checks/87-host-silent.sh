@@ -1,6 +1,6 @@
 # A host whose packets stop arriving: the target gives it up when its keep alive expires, and takes it back later.
 # limit: 60
-# kernel-log: failed nvme_keep_alive|starting error recovery|imeout|timed out|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|Connect command failed|failed to connect queue|abort
+# kernel-log: Property Set error|failed nvme_keep_alive|starting error recovery|imeout|timed out|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|Connect command failed|failed to connect queue|abort
 target_start
 connect $kv --keep-alive-tmo=2 --reconnect-delay=1
 node $kv 1

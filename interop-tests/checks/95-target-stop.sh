@@ -1,6 +1,6 @@
 # A second target on the same port says so and fails; SIGTERM ends the first one orderly, with its hosts connected.
 # target: may end
-# kernel-log: starting error recovery|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|failed nvme_keep_alive|timed out|abort
+# kernel-log: Property Set error|starting error recovery|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|failed nvme_keep_alive|timed out|abort
 target_stop
 target_start
 refuses "$KVOF_TARGET" --config "$config"

@@ -94,6 +94,15 @@ address() { [[ " $* " == *" -a "* ]] || echo "-a 127.0.0.1"; }
 state_is() { [ -e "/sys/class/nvme/$1/state" ] && [ "$(<"/sys/class/nvme/$1/state")" = "$2" ]; }
 no_controllers() { ! compgen -G '/sys/class/nvme/nvme*' >/dev/null; }
 
+# host_modules Y|N: the kernel's host with or without multipath, without connections.
+host_modules() {
+    [ "$(cat /sys/module/nvme_core/parameters/multipath 2>/dev/null)" != "$1" ] || return 0
+    modprobe -qr nvme_tcp nvme_fabrics nvme_core || true
+    modprobe nvme_core multipath="$1"
+    modprobe nvme_tcp
+    expect "multipath of nvme_core" "$(</sys/module/nvme_core/parameters/multipath)" "$1"
+}
+
 disconnect_all() {
     no_controllers && return
     nvme disconnect-all
@@ -125,6 +134,7 @@ after_check() {
     [ ! -e "$work/rules" ] || { nft flush ruleset; rm -f "$work/rules"; }
     mountpoint -q /mnt && umount -l /mnt
     disconnect_all >/dev/null || code=1
+    host_modules Y || code=1
 
     dmesg >"$work/kernel-log"
     dmesg --clear
