@@ -3,11 +3,13 @@
 # Each check starts with the target not necessarily running (`target_start` makes sure) and no connection, and may leave both behind.
 # A check that makes the kernel complain on purpose says which lines are due: `# kernel-log: REGEX` in its file.
 
-config=${BASH_SOURCE[0]%/*}/target.toml
 work=/tmp/kvof
+# A copy of target.toml, which a check may change.
+config=$work/target.toml
+target_ready_file=$work/target.ready
 target_log=$work/target.log
 target_pid_file=$work/target.pid
-mkdir -p "$work"
+[ -e "$config" ] || install -D "${BASH_SOURCE[0]%/*}/target.toml" "$config"
 
 kv=nqn.2026-01.org.example:kv
 block=nqn.2026-01.org.example:block
@@ -58,17 +60,18 @@ wait_for() {
 
 # --- the target
 
-target_listens() { [[ $(</proc/net/tcp) == *:1144\ 00000000:0000\ 0A* && $(</proc/net/tcp6) == *:1144\ 00000000000000000000000000000000:0000\ 0A* ]]; }
 target_runs() { [ -e "$target_pid_file" ] && kill -0 "$(<"$target_pid_file")" 2>/dev/null; }
 target_pid() { echo "$(<"$target_pid_file")"; }
 
 target_start() {
     target_runs && return
-    setsid "$KVOF_TARGET" --config "$config" </dev/null >>"$target_log" 2>&1 &
+    rm -f "$target_ready_file"
+    setsid "$KVOF_TARGET" --config "$config" --ready-file "$target_ready_file" </dev/null >>"$target_log" 2>&1 &
     echo $! >"$target_pid_file"
-    wait_for 10 target_ready
+    wait_for 10 target_started
+    target_runs || { cat "$target_log"; fail "the target did not start"; }
 }
-target_ready() { target_listens || ! target_runs; }
+target_started() { [ -e "$target_ready_file" ] || ! target_runs; }
 
 target_stop() {
     target_runs || return 0
