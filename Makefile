@@ -1,0 +1,65 @@
+# kvof: what people run. `make` alone lists it. The folder target/ is source, so Cargo builds into .build.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export CARGO_TARGET_DIR := $(CURDIR)/.build
+export CARGO_TERM_COLOR ?= auto
+
+STAMPS := .build/stamps
+# A guest that cannot run fails the tests instead of being skipped; `make test KVOF_REQUIRE_GUEST=` skips it.
+KVOF_REQUIRE_GUEST ?= 1
+FUZZ_SECONDS ?= 60
+
+.PHONY: help setup build demo test unit docs interop bench lint fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMPS)/setup ## install what is needed (Debian packages) and unpack the test guest's kernels
+
+$(STAMPS)/setup: tools/setup interop-tests/setup.sh Makefile
+	@tools/setup
+	@interop-tests/setup.sh
+	@mkdir -p $(STAMPS) && touch $@
+
+build: ## build the target and the kvof command, optimised
+	cargo build --release --locked --bins -p kvof-target -p kvof-tools
+
+demo: build ## serve a KV namespace, store at least 1 GiB of files in it, verify every byte
+	@tools/demo
+
+test: ## every check: format, lints, unit tests, documentation, the Linux kernel as host
+	@tools/steps lint unit docs interop
+
+lint: ## rustfmt, clippy, and cargo-deny where it is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; \
+	else echo "cargo-deny is not installed: licences and advisories are not checked (cargo install cargo-deny)"; fi
+
+unit: ## unit and integration tests on this machine alone
+	@if command -v cargo-nextest >/dev/null; then \
+		cargo nextest run --workspace --exclude kvof-interop --locked --no-fail-fast; \
+		cargo test --workspace --exclude kvof-interop --locked --doc --quiet; \
+	else cargo test --workspace --exclude kvof-interop --locked --no-fail-fast; fi
+	cargo test --locked -p kvof-interop --test hygiene
+
+docs: ## API documentation of every crate, without warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+interop: ## the stock Linux kernels 6.12 and 6.1 in a guest, with nvme-cli, against the target
+	cargo build --release --locked --bins -p kvof-target -p kvof-guest
+	KVOF_REQUIRE_GUEST=$(KVOF_REQUIRE_GUEST) cargo test --locked -p kvof-interop -- --nocapture
+
+bench: build ## figures for docs/performance.md
+	@tools/bench
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS (60); needs cargo-fuzz and a nightly toolchain
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is not installed: cargo install cargo-fuzz"; exit 1; }
+	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096; done
+
+clean: ## remove everything that was built (never the source folder target/)
+	rm -rf .build
