@@ -24,6 +24,8 @@ use crate::model::{NamespaceDef, NamespaceKindDef, StorageDef};
 const KEY_MAX: u16 = 16;
 /// Optimal value granularity (NOVG), bytes: values start on pages.
 const VALUE_GRANULARITY: u32 = 4096;
+/// A KV file is managed in units of this many bytes.
+const FILE_GRANULARITY: u64 = 4096;
 const BLOCK_DEFAULT: u32 = 4096;
 const VALUE_DEFAULT: u32 = 2 << 20;
 
@@ -121,6 +123,10 @@ impl Checker<'_> {
         };
         if bytes < u64::from(kvvml) {
             let text = format!("must hold at least one value of max_value_size ({})", Size(u64::from(kvvml)));
+            self.fault(&size_key, size, text);
+        }
+        if matches!(storage, StorageDef::File { .. }) && !bytes.is_multiple_of(FILE_GRANULARITY) {
+            let text = format!("must be a multiple of {FILE_GRANULARITY} bytes in a file");
             self.fault(&size_key, size, text);
         }
         let mnks = table.max_keys.as_ref().map_or(0, |keys| *keys.get_ref());

@@ -200,7 +200,7 @@ table! {
         /// Where the data lies. In memory it is gone when the target stops. A file is made when it does not exist; a
         /// relative path starts at the folder of the configuration file.
         storage: Storage = required(),
-        /// Capacity. KV: bytes of keys and values. NVM: a multiple of `block_size`.
+        /// Capacity. KV: bytes of keys and values; in a file a multiple of 4KiB. NVM: a multiple of `block_size`.
         size: Size = words("required; an NVM file or device that exists gives its own", "\"1GiB\""),
         /// NVM: bytes in a block, 512 or 4096.
         block_size: Size = words("4KiB for NVM; KV has none", "\"4KiB\""),

@@ -191,6 +191,10 @@ fn every_kind_of_mistake_is_named() {
         ),
         (edit("\"memory\"", "\"/dev/null\""), vec!["storage = \"/dev/null\"", "neither a file nor a block device"]),
         (edit("\"memory\"", "\"/no/such/folder/f\""), vec!["no folder /no/such/folder"]),
+        (
+            edit("\"memory\"", "\"/tmp/kvof-new\"").replace("1GiB", "1073741825B"),
+            vec!["size = \"1073741825B\"", "multiple of 4096 bytes in a file"],
+        ),
         (edit("\"memory\"", "\"\""), vec!["storage = \"\"", "\"memory\", or the path"]),
         (add("uuid = \"1\""), vec!["uuid = \"1\"", "must be a UUID"]),
         (add("nguid = \"1\""), vec!["nguid = \"1\"", "32 hexadecimal digits"]),
