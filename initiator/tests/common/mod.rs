@@ -89,6 +89,8 @@ impl Default for Behaviour {
 #[derive(Default)]
 pub struct Seen {
     pub connections: AtomicUsize,
+    /// Connections that the host closed while ICReq was not answered.
+    pub hung_up: AtomicUsize,
     pub keep_alives: AtomicU64,
     pub io_commands: AtomicU64,
     pub shutdowns: AtomicU64,
@@ -308,6 +310,7 @@ fn serve(state: &State, mut stream: TcpStream) -> Option<()> {
     stream.read_exact(&mut ic_req).ok()?;
     if behaviour.mute_ic {
         let _ = stream.read(&mut [0u8; 1]);
+        state.seen.hung_up.fetch_add(1, Ordering::SeqCst);
         return None;
     }
     let ic_req = IcReq::read_from_bytes(&ic_req).ok()?;
