@@ -1,0 +1,1 @@
+//! Tests of the control plane as a host sees it.
