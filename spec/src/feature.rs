@@ -433,7 +433,7 @@ bit_fields! {
     bits {}
 }
 
-/// Key Value Configuration (20h, KV section 4.1.1), per namespace.
+/// Key Value Configuration (20h, KV section 4.1), per namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct KvConfiguration(pub u32);

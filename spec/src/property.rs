@@ -217,7 +217,7 @@ impl Csts {
     pub const SHST_COMPLETE: u8 = 0b10;
 }
 
-/// Controller Ready Timeouts (CRTO, section 3.1.3.20), valid if [`Cap::crwms`].
+/// Controller Ready Timeouts (CRTO, section 3.1.3), valid if [`Cap::crwms`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct Crto(pub u32);

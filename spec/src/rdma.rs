@@ -1,4 +1,4 @@
-//! NVMe/RDMA connection management private data (RDMA section 3.3.1.2): what host and controller tell each other while
+//! NVMe/RDMA connection management private data (RDMA section 3): what host and controller tell each other while
 //! an RDMA connection is made.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

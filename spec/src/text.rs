@@ -1,4 +1,4 @@
-//! Fixed-size ASCII fields (section 1.4.2): serial number, model, transport address and service identifier.
+//! Fixed-size ASCII fields (section 1.4): serial number, model, transport address and service identifier.
 
 /// Why a string does not fit an ASCII field.
 #[derive(Clone, PartialEq, Eq, Debug)]

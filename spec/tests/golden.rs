@@ -5,7 +5,7 @@ use kvof_spec::fabrics::{
     AuthCmd, ConnectAttributes, ConnectCmd, ConnectData, ConnectError, ConnectResult, DisconnectCmd, PropertyGetCmd,
     PropertySetCmd,
 };
-use kvof_spec::feature::{FeatureId, FeatureSelect, GetFeaturesCmd, NumberOfQueues, SetFeaturesCmd};
+use kvof_spec::feature::{FeatureId, FeatureSelect, GetFeaturesCmd, KvConfiguration, NumberOfQueues, SetFeaturesCmd};
 use kvof_spec::identify::{
     Cns, IdentifyCmd, IdentifyController, IdentifyNamespaceIndependent, IocsVector, NsDescriptor, NsDescriptorList,
     NsStatus, Oaes, Sgls,
@@ -51,6 +51,23 @@ fn store_command_with_a_key_in_two_halves() {
     assert_eq!(sqe.sgl1.decode(), Sgl::InCapsule { offset: 0, length: 5 });
     assert_eq!((sqe.cdw10.get(), sqe.cdw11.get(), sqe.cdw14.get()), (5, 10, 0x6a69));
     assert_eq!(sqe.to_bytes(), bytes);
+}
+
+#[test]
+fn key_value_codes() {
+    let opcodes = [KvOpcode::STORE, KvOpcode::RETRIEVE, KvOpcode::LIST, KvOpcode::DELETE, KvOpcode::EXIST];
+    assert_eq!(opcodes.map(|o| o.0), [0x01, 0x02, 0x06, 0x10, 0x14]);
+    let statuses = [
+        Status::CAPACITY_EXCEEDED,
+        Status::INVALID_VALUE_SIZE,
+        Status::INVALID_KEY_SIZE,
+        Status::KEY_DOES_NOT_EXIST,
+        Status::UNRECOVERED_ERROR,
+        Status::KEY_EXISTS,
+    ];
+    assert_eq!(statuses.map(|s| s.0), [0x81, 0x85, 0x86, 0x87, 0x88, 0x89]);
+    assert_eq!(FeatureId::KEY_VALUE_CONFIGURATION.0, 0x20);
+    assert!(KvConfiguration(1).ednek() && !KvConfiguration(0xffff_fffe).ednek());
 }
 
 #[test]

@@ -187,6 +187,29 @@ proptest! {
 }
 
 #[test]
+fn the_lowest_wrong_field_is_reported() {
+    let digests = Digests { header: true, data: false };
+    let rules =
+        ReceiveRules { receiver: Receiver::Controller, digests, pda: 0, in_capsule_max: 8192, data_max: 131_072 };
+    let mut ch = CapsuleCmd::new(Sqe::default(), 64, digests, 0).ch;
+    ch.plen = 9.into();
+    assert_eq!(ch.check(&rules), Err(Fatal::field(4)));
+    ch.pdo = 3;
+    ch.plen = 100.into();
+    assert_eq!(ch.check(&rules), Err(Fatal::field(3)));
+    ch.hlen = 24;
+    assert_eq!(ch.check(&rules), Err(Fatal::field(2)));
+    // A data digest that was not negotiated, whatever the length.
+    for plen in [9, 76, 100] {
+        ch.flags |= PduFlags::DDGST.bits();
+        ch.plen = plen.into();
+        assert_eq!(ch.check(&rules), Err(Fatal::field(1)));
+    }
+    ch.pdu_type = PduType::R2T.0;
+    assert_eq!(ch.check(&rules), Err(Fatal::field(0)));
+}
+
+#[test]
 fn data_pdus_need_data() {
     let rules = ReceiveRules {
         receiver: Receiver::Controller,

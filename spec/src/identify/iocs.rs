@@ -1,4 +1,4 @@
-//! Identify I/O Command Set (CNS 1Ch, section 5.17.2.21): combinations of command sets that can be in use together.
+//! Identify I/O Command Set (CNS 1Ch, section 5.17.2): combinations of command sets that can be in use together.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

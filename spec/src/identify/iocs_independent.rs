@@ -1,4 +1,4 @@
-//! I/O Command Set Independent Identify Namespace (CNS 08h, section 5.17.2.8).
+//! I/O Command Set Independent Identify Namespace (CNS 08h, section 5.17.2).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -223,6 +223,9 @@ mod tests {
         let mut it = NsDescriptors::new(&[2, 16, 0, 0, 1, 2, 3]);
         assert_eq!(it.next(), Some(Err(NsDescriptorError::Truncated { offset: 0 })));
         assert_eq!(it.next(), None);
+        let mut it = NsDescriptors::new(&[4, 1, 0, 0, 1, 3, 16, 0, 0, 9]);
+        assert_eq!(it.next(), Some(Ok(NsDescriptor::Csi(Csi::KV))));
+        assert_eq!(it.next(), Some(Err(NsDescriptorError::Truncated { offset: 5 })));
         let mut it = NsDescriptors::new(&[4, 2, 0, 0, 1, 2, 4, 1, 0, 0, 1]);
         assert_eq!(it.next(), Some(Err(NsDescriptorError::WrongLength { nidt: NsIdType::CSI, nidl: 2 })));
         assert_eq!(it.next(), None);
