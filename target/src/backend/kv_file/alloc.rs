@@ -13,6 +13,7 @@ pub(super) struct Allocator {
 }
 
 impl Allocator {
+    #[cfg(test)]
     /// All free blocks.
     pub(super) fn free(&self) -> u64 {
         self.free

@@ -1,1 +1,7 @@
-//! .
+//! Tests of the storages through [`namespace`](crate::namespace), driven by the rig.
+
+mod crash;
+mod kv;
+mod nvm;
+mod opening;
+mod rig;
