@@ -1,0 +1,514 @@
+//! The loop of one core.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::AsFd,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering, mpsc},
+    time::{Duration, Instant},
+};
+
+use kvof_io::{Event, EventKind, EventLoop, RejectReason};
+use kvof_kv::OpId;
+use slab::Slab;
+
+use super::{CoreMessage, Listener, Mailbox, Shared, conn::Conn};
+use crate::{
+    backend::{Backends, DiskRequest, DiskResult},
+    queue::Cx,
+    transport::tcp::{Connection, TcpSettings},
+};
+
+/// How often timers are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How soon a command that waits for memory tries again; memory may come back on another core, which does not tell.
+const STARVED_RETRY: Duration = Duration::from_millis(1);
+/// How soon a listener is tried again after accept failed, for want of file descriptors for instance.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Bytes received at once beside a command's data.
+const SCRATCH: usize = 64 << 10;
+
+/// What the token of an event says.
+#[derive(Clone, Copy)]
+enum Token {
+    Listener(usize),
+    Connection(usize),
+    Disk(u64),
+}
+
+const CLASS_LISTENER: u64 = 1 << 62;
+const CLASS_DISK: u64 = 2 << 62;
+const CLASS_MASK: u64 = 3 << 62;
+
+impl Token {
+    const fn pack(self) -> u64 {
+        match self {
+            Self::Connection(key) => key as u64,
+            Self::Listener(index) => CLASS_LISTENER | index as u64,
+            Self::Disk(token) => CLASS_DISK | (token & !CLASS_MASK),
+        }
+    }
+
+    const fn unpack(token: u64) -> Self {
+        let rest = token & !CLASS_MASK;
+        match token & CLASS_MASK {
+            CLASS_LISTENER => Self::Listener(rest as usize),
+            CLASS_DISK => Self::Disk(rest),
+            _ => Self::Connection(rest as usize),
+        }
+    }
+}
+
+/// One core: its loop, its connections, its storage.
+pub(super) struct Core {
+    id: usize,
+    shared: Arc<Shared>,
+    ring: EventLoop,
+    inbox: mpsc::Receiver<CoreMessage>,
+    mailboxes: Vec<Mailbox>,
+    listeners: Vec<Listener>,
+    accept_again: Option<Instant>,
+    tcp_settings: Arc<TcpSettings>,
+    backends: Backends,
+    conns: Slab<Conn>,
+    /// Connections that may have something to receive.
+    ready: VecDeque<usize>,
+    /// Connections with something to send, or to look after otherwise.
+    dirty: Vec<usize>,
+    starved: VecDeque<usize>,
+    /// Disk requests that the ring had no room for.
+    disk_backlog: VecDeque<DiskRequest>,
+    scratch: Vec<u8>,
+    stopping: Option<Instant>,
+    now: Instant,
+}
+
+/// Runs `$body` with `$conn`, the connection under `$key`, and `$cx`, its surroundings.
+macro_rules! with_conn {
+    ($core:ident, $key:expr, |$conn:ident, $cx:ident| $body:expr) => {{
+        let key: usize = $key;
+        match $core.conns.get_mut(key) {
+            Some($conn) => {
+                let transport = Rc::clone(&$conn.transport);
+                #[allow(unused_mut)]
+                let mut $cx = Cx {
+                    now: $core.now,
+                    target: &$core.shared.target,
+                    backends: &mut $core.backends,
+                    pool: &$core.shared.pool,
+                    transport: &transport,
+                    op_base: (key as u64) << 32,
+                    transfer_max: $core.shared.config.transfer_max,
+                };
+                Some($body)
+            }
+            None => None,
+        }
+    }};
+}
+
+impl Core {
+    pub(super) fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        mut ring: EventLoop,
+        inbox: mpsc::Receiver<CoreMessage>,
+        mailboxes: Vec<Mailbox>,
+        listeners: Vec<Listener>,
+    ) -> io::Result<Self> {
+        for (index, listener) in listeners.iter().enumerate() {
+            ring.watch_readable(listener.socket.as_fd(), Token::Listener(index).pack())?;
+        }
+        let backends = Backends::new(id, mailboxes.len(), shared.pool.clone());
+        Ok(Self {
+            id,
+            tcp_settings: Arc::new(shared.config.tcp.clone()),
+            shared,
+            ring,
+            inbox,
+            mailboxes,
+            listeners,
+            accept_again: None,
+            backends,
+            conns: Slab::new(),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            starved: VecDeque::new(),
+            disk_backlog: VecDeque::new(),
+            scratch: vec![0; SCRATCH],
+            stopping: None,
+            now: Instant::now(),
+        })
+    }
+
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        let mut events = Vec::new();
+        let mut next_tick = self.now + TICK;
+        let mut spin_until = self.now;
+        loop {
+            let timeout = self.timeout(next_tick, spin_until);
+            self.ring.turn(Some(timeout), &mut events)?;
+            self.now = Instant::now();
+            let mut worked = !events.is_empty() || !self.ready.is_empty();
+            for event in events.drain(..) {
+                self.handle_event(event)?;
+            }
+            self.receive();
+            worked |= self.settle()?;
+            if self.now >= next_tick {
+                self.tick();
+                self.settle()?;
+                next_tick = self.now + TICK;
+            }
+            if worked {
+                spin_until = self.now + self.shared.config.busy_poll;
+            }
+            if self.may_end() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn timeout(&self, next_tick: Instant, spin_until: Instant) -> Duration {
+        if !self.ready.is_empty() || self.now < spin_until {
+            return Duration::ZERO;
+        }
+        let until_tick = next_tick.saturating_duration_since(self.now);
+        if self.starved.is_empty() && self.stopping.is_none() { until_tick } else { until_tick.min(STARVED_RETRY) }
+    }
+
+    fn handle_event(&mut self, event: Event) -> io::Result<()> {
+        match (Token::unpack(event.token), event.kind) {
+            (_, EventKind::Woken) => self.handle_inbox(),
+            (Token::Disk(token), EventKind::ReadDone { buf, result }) => {
+                self.backends.handle_disk(token, DiskResult::Read { buf, result });
+            }
+            (Token::Disk(token), EventKind::WriteDone { result, .. }) => {
+                self.backends.handle_disk(token, DiskResult::Write { result });
+            }
+            (Token::Disk(token), EventKind::FsyncDone { result }) => {
+                self.backends.handle_disk(token, DiskResult::Sync { result });
+            }
+            (Token::Listener(index), EventKind::WatchFailed { error }) => {
+                tracing::error!(core = self.id, %error, "the listener cannot be watched any more");
+                return Err(io::Error::new(error.kind(), format!("listener {index}: {error}")));
+            }
+            (Token::Listener(index), _) => self.accept(index),
+            (Token::Connection(key), EventKind::WatchFailed { error }) => {
+                if let Some(conn) = self.conns.get_mut(key) {
+                    conn.tcp.handle_end(Some(&error));
+                }
+                self.mark_dirty(key);
+            }
+            (Token::Connection(key), EventKind::Writable) => {
+                if let Some(conn) = self.conns.get_mut(key) {
+                    conn.writable = None;
+                }
+                self.mark_dirty(key);
+                self.mark_ready(key);
+            }
+            (Token::Connection(key), _) => self.mark_ready(key),
+            (Token::Disk(_), _) => {}
+        }
+        Ok(())
+    }
+
+    fn handle_inbox(&mut self) {
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                CoreMessage::Accepted { socket, peer, local, portid } => self.open(socket, (portid, local, peer)),
+                CoreMessage::Backend { from, message } => self.backends.handle_message(from, message),
+                CoreMessage::Attach(id, part) => self.backends.attach(id, part),
+                CoreMessage::Detach(id) => self.backends.detach(id),
+                CoreMessage::Wake(key) => {
+                    with_conn!(self, key, |conn, cx| {
+                        conn.woken.store(false, Ordering::Release);
+                        conn.tcp.handle_wake(&mut cx);
+                    });
+                    self.mark_dirty(key);
+                }
+                CoreMessage::Stop { deadline } => {
+                    self.stopping = Some(deadline);
+                    self.listeners.clear();
+                    for key in self.keys() {
+                        if let Some(conn) = self.conns.get_mut(key) {
+                            conn.tcp.drain();
+                        }
+                        self.mark_dirty(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        let Some(listener) = self.listeners.get(index) else { return };
+        let mut arrived = Vec::new();
+        loop {
+            match kvof_io::accept(listener.socket.as_fd()) {
+                Ok(Some(accepted)) => arrived.push(accepted),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%error, listen = %listener.local, "cannot accept connections for now");
+                    self.accept_again = Some(self.now + ACCEPT_RETRY);
+                    break;
+                }
+            }
+            // The rest waits in the backlog until these have a core.
+            if arrived.len() >= 64 {
+                self.accept_again = Some(self.now);
+                break;
+            }
+        }
+        let portid = listener.portid;
+        for (socket, peer) in arrived {
+            let limit = self.shared.config.max_connections;
+            if self.shared.connections() >= limit {
+                tracing::warn!(%peer, limit, "connection refused: max_connections reached");
+                continue;
+            }
+            if let Err(error) = kvof_io::set_nodelay(socket.as_fd()) {
+                tracing::debug!(%peer, %error, "connection lost while it was accepted");
+                continue;
+            }
+            let Ok(local) = kvof_io::local_addr(socket.as_fd()) else { continue };
+            let core = self.shared.idlest();
+            if let Some(load) = self.shared.loads.get(core) {
+                load.fetch_add(1, Ordering::Relaxed);
+            }
+            if core == self.id {
+                self.open(socket, (portid, local, peer));
+            } else if let Some(mailbox) = self.mailboxes.get(core) {
+                mailbox.send(CoreMessage::Accepted { socket, peer, local, portid });
+            }
+        }
+    }
+
+    fn open(&mut self, socket: std::os::fd::OwnedFd, addresses: (u16, std::net::SocketAddr, std::net::SocketAddr)) {
+        let Some(mailbox) = self.mailboxes.get(self.id).cloned() else { return };
+        let entry = self.conns.vacant_entry();
+        let key = entry.key();
+        let tcp = Connection::new(Arc::clone(&self.tcp_settings), self.now);
+        let conn = entry.insert(Conn::new(socket, tcp, addresses, (mailbox, key)));
+        let watched = match &conn.socket {
+            Some(socket) => self.ring.watch_readable(socket.as_fd(), Token::Connection(key).pack()),
+            None => return,
+        };
+        match watched {
+            Ok(watch) => conn.readable = Some(watch),
+            Err(error) => conn.tcp.handle_end(Some(&error)),
+        }
+        if self.stopping.is_some() {
+            conn.tcp.drain();
+        }
+        tracing::debug!(core = self.id, peer = %addresses.2, local = %addresses.1, "connection accepted");
+        self.mark_ready(key);
+        self.mark_dirty(key);
+    }
+
+    fn receive(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else { return };
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let more = with_conn!(self, key, |conn, cx| {
+                conn.is_ready = false;
+                conn.receive(&mut cx, &mut scratch)
+            });
+            self.scratch = scratch;
+            if more == Some(true) {
+                self.mark_ready(key);
+            }
+            self.mark_dirty(key);
+        }
+    }
+
+    /// Moves completions, messages and disk requests on until nothing moves; true if anything did.
+    fn settle(&mut self) -> io::Result<bool> {
+        let mut worked = false;
+        loop {
+            let mut moved = false;
+            while let Some((OpId(op), outcome)) = self.backends.poll() {
+                let (key, index) = ((op >> 32) as usize, (op & u64::from(u32::MAX)) as usize);
+                with_conn!(self, key, |conn, cx| conn.tcp.handle_outcome(&mut cx, index, outcome));
+                self.mark_dirty(key);
+                moved = true;
+            }
+            moved |= self.feed_starved();
+            while let Some((core, message)) = self.backends.poll_message() {
+                if let Some(mailbox) = self.mailboxes.get(core) {
+                    mailbox.send(CoreMessage::Backend { from: self.id, message });
+                }
+                moved = true;
+            }
+            moved |= self.start_disk();
+            moved |= self.flush()?;
+            if !moved {
+                return Ok(worked);
+            }
+            worked = true;
+        }
+    }
+
+    /// Lets commands that wait for memory go on, in order, until one still finds none.
+    fn feed_starved(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(&key) = self.starved.front() {
+            let before = self.shared.pool.in_use();
+            let fed = with_conn!(self, key, |conn, cx| conn.tcp.handle_memory(&mut cx)).unwrap_or(true);
+            moved |= self.shared.pool.in_use() != before;
+            self.mark_dirty(key);
+            if !fed {
+                break;
+            }
+            self.starved.pop_front();
+            if let Some(conn) = self.conns.get_mut(key) {
+                conn.is_starved = false;
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    fn start_disk(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(request) = self.disk_backlog.pop_front().or_else(|| self.backends.poll_disk()) {
+            let refused = match request {
+                DiskRequest::Read { file, offset, buf, token } => {
+                    let result = self.ring.read(&file, offset, buf, Token::Disk(token).pack());
+                    result.err().map(|r| match r.reason {
+                        RejectReason::Full { .. } => Err(DiskRequest::Read { file, offset, buf: r.buf, token }),
+                        reason => Ok((token, DiskResult::Read { buf: r.buf, result: Err(io::Error::other(reason)) })),
+                    })
+                }
+                DiskRequest::Write { file, offset, buf, token } => {
+                    let result = self.ring.write(&file, offset, buf, Token::Disk(token).pack());
+                    result.err().map(|r| match r.reason {
+                        RejectReason::Full { .. } => Err(DiskRequest::Write { file, offset, buf: r.buf, token }),
+                        reason => Ok((token, DiskResult::Write { result: Err(io::Error::other(reason)) })),
+                    })
+                }
+                DiskRequest::Sync { file, token } => {
+                    let result = self.ring.fsync(&file, true, Token::Disk(token).pack());
+                    result.err().map(|r| match r.reason {
+                        RejectReason::Full { .. } => Err(DiskRequest::Sync { file, token }),
+                        reason => Ok((token, DiskResult::Sync { result: Err(io::Error::other(reason)) })),
+                    })
+                }
+            };
+            match refused {
+                None => moved = true,
+                Some(Ok((token, result))) => {
+                    self.backends.handle_disk(token, result);
+                    moved = true;
+                }
+                Some(Err(request)) => {
+                    self.disk_backlog.push_front(request);
+                    break;
+                }
+            }
+        }
+        moved
+    }
+
+    /// Sends what connections have to say, and closes those that are over.
+    fn flush(&mut self) -> io::Result<bool> {
+        let mut moved = false;
+        for key in std::mem::take(&mut self.dirty) {
+            let Some(conn) = self.conns.get_mut(key) else { continue };
+            conn.is_dirty = false;
+            if conn.writable.is_none() {
+                let before = conn.tcp.tx().pending();
+                let full = with_conn!(self, key, |conn, cx| conn.send(&cx)).unwrap_or(false);
+                let Some(conn) = self.conns.get_mut(key) else { continue };
+                moved |= conn.tcp.tx().pending() != before;
+                if full && let Some(socket) = &conn.socket {
+                    conn.writable = Some(self.ring.watch_writable_once(socket.as_fd(), Token::Connection(key).pack())?);
+                }
+            }
+            self.look_after(key);
+        }
+        Ok(moved)
+    }
+
+    fn look_after(&mut self, key: usize) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.tcp.is_starved() && !conn.is_starved {
+            conn.is_starved = true;
+            self.starved.push_back(key);
+        }
+        let Some(reason) = conn.tcp.poll_close().cloned() else { return };
+        if let Some(socket) = conn.socket.take() {
+            // A watch holds the socket: closed without this, the host would not hear of it.
+            for watch in [conn.readable.take(), conn.writable.take()].into_iter().flatten() {
+                self.ring.unwatch(watch);
+            }
+            drop(socket);
+            if let Some(load) = self.shared.loads.get(self.id) {
+                load.fetch_sub(1, Ordering::Relaxed);
+            }
+            let peer = conn.transport.peer;
+            if reason.is_fault() {
+                tracing::warn!(core = self.id, %peer, %reason, "connection ended");
+            } else {
+                tracing::debug!(core = self.id, %peer, %reason, "connection ended");
+            }
+        }
+        // The key names this connection's operations until the last of them is back.
+        if conn.tcp.is_idle() && !conn.is_ready && !conn.is_starved {
+            self.conns.remove(key);
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.accept_again.is_some_and(|at| at <= self.now) {
+            self.accept_again = None;
+            for index in 0..self.listeners.len() {
+                self.accept(index);
+            }
+        }
+        for key in self.keys() {
+            with_conn!(self, key, |conn, cx| {
+                if conn.socket.is_some() {
+                    conn.tcp.handle_tick(&mut cx);
+                }
+            });
+            self.mark_dirty(key);
+        }
+    }
+
+    /// Whether the core may stop: every core has come to rest, since others may need this one's storage, or it took too
+    /// long.
+    fn may_end(&self) -> bool {
+        self.stopping.is_some_and(|deadline| {
+            let rest = self.conns.is_empty() && self.ring.disk_ops() == 0 && self.disk_backlog.is_empty();
+            if let Some(mine) = self.shared.at_rest.get(self.id) {
+                mine.store(rest, Ordering::Release);
+            }
+            self.now >= deadline || self.shared.at_rest.iter().all(|core| core.load(Ordering::Acquire))
+        })
+    }
+
+    fn keys(&self) -> Vec<usize> {
+        self.conns.iter().map(|(key, _)| key).collect()
+    }
+
+    fn mark_ready(&mut self, key: usize) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && !conn.is_ready
+            && conn.socket.is_some()
+        {
+            conn.is_ready = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    fn mark_dirty(&mut self, key: usize) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && !conn.is_dirty
+        {
+            conn.is_dirty = true;
+            self.dirty.push(key);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The threads: one per core, each with its own event loop, connections and storage parts.
+//!
+//! A connection is accepted on the first core, handed to the core with the fewest, and stays there. Cores share no data on
+//! the path of a command; they send each other messages, of which each command has at most one under way, so that the
+//! depths of the queues bound the mailboxes too.
+
+mod conn;
+mod core;
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use kvof_io::{EventLoop, EventLoopConfig, Pool, Waker};
+
+use self::core::Core;
+use crate::{
+    backend::{BackendMessage, BackendPart},
+    control::Target,
+    model::BackendId,
+    transport::tcp::TcpSettings,
+};
+
+/// Storage parts of one namespace, one for each core.
+pub type Parts = (BackendId, Vec<BackendPart>);
+
+/// How the cores work.
+#[derive(Clone, Debug)]
+pub struct ReactorConfig {
+    /// Threads.
+    pub cores: usize,
+    /// Bind thread `i` to processor `pin[i]`; empty leaves it to the scheduler.
+    pub pin: Vec<usize>,
+    /// How long a core looks for work without sleeping after it last had some.
+    pub busy_poll: Duration,
+    /// Connections in all; more are closed as soon as they are accepted.
+    pub max_connections: usize,
+    /// Most bytes of one I/O command (MDTS).
+    pub transfer_max: u32,
+    /// Disk operations in flight on a core.
+    pub max_disk_ops: usize,
+    /// NVMe/TCP.
+    pub tcp: TcpSettings,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, listening and non-blocking.
+    pub socket: OwnedFd,
+    /// Its port in the discovery log.
+    pub portid: u16,
+    /// The address it is bound to.
+    pub local: SocketAddr,
+}
+
+/// A thread that could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the thread of core {core}: {error}")]
+pub struct StartError {
+    /// Its number.
+    pub core: usize,
+    /// Why.
+    #[source]
+    pub error: io::Error,
+}
+
+/// What a core is told by others.
+#[derive(Debug)]
+enum CoreMessage {
+    Accepted {
+        socket: OwnedFd,
+        peer: SocketAddr,
+        local: SocketAddr,
+        portid: u16,
+    },
+    Backend {
+        from: usize,
+        message: BackendMessage,
+    },
+    Attach(BackendId, BackendPart),
+    Detach(BackendId),
+    /// A queue's controller has something for it.
+    Wake(usize),
+    /// Take no new connections and end those that have nothing under way; the rest at the deadline.
+    Stop {
+        deadline: Instant,
+    },
+}
+
+/// Sends to one core.
+#[derive(Clone, Debug)]
+struct Mailbox {
+    sender: mpsc::Sender<CoreMessage>,
+    waker: Waker,
+}
+
+impl Mailbox {
+    fn send(&self, message: CoreMessage) {
+        // A core that is gone has stopped; nobody waits for its answer.
+        if self.sender.send(message).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
+/// What the cores share.
+#[derive(Debug)]
+struct Shared {
+    target: Arc<Target>,
+    pool: Pool,
+    config: ReactorConfig,
+    /// Connections on each core.
+    loads: Vec<AtomicUsize>,
+    /// Which cores have nothing under way any more; only told while stopping.
+    at_rest: Vec<AtomicBool>,
+    /// A core ended by a panic, or its ring failed.
+    failed: AtomicBool,
+}
+
+impl Shared {
+    fn connections(&self) -> usize {
+        self.loads.iter().map(|l| l.load(Ordering::Relaxed)).sum()
+    }
+
+    fn idlest(&self) -> usize {
+        let load = |&i: &usize| self.loads.get(i).map(|l| l.load(Ordering::Relaxed));
+        (0..self.loads.len()).min_by_key(load).unwrap_or(0)
+    }
+}
+
+/// The running cores.
+#[derive(Debug)]
+pub struct Reactors {
+    shared: Arc<Shared>,
+    mailboxes: Vec<Mailbox>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Reactors {
+    /// Starts the threads and begins to accept connections.
+    ///
+    /// # Errors
+    /// [`StartError`] if a thread or its event loop cannot be made; those already started are stopped again.
+    pub fn start(
+        config: ReactorConfig,
+        target: Arc<Target>,
+        pool: Pool,
+        parts: Vec<Parts>,
+        listeners: Vec<Listener>,
+    ) -> Result<Self, StartError> {
+        let cores = config.cores.max(1);
+        let shared = Arc::new(Shared {
+            target,
+            pool,
+            loads: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
+            at_rest: (0..cores).map(|_| AtomicBool::new(false)).collect(),
+            failed: AtomicBool::new(false),
+            config,
+        });
+        // Every core's mailbox must be known to every other before the first of them runs, but an event loop belongs to
+        // the thread that made it: threads make theirs, report, and wait for the others.
+        let (ready, made) = mpsc::channel();
+        let mut starters = Vec::new();
+        let mut reactors = Self { shared: Arc::clone(&shared), mailboxes: Vec::new(), threads: Vec::new() };
+        for core in 0..cores {
+            let (sender, inbox) = mpsc::channel();
+            let (starter, go) = mpsc::channel::<Start>();
+            let (shared, ready) = (Arc::clone(&shared), ready.clone());
+            let thread = std::thread::Builder::new().name(format!("kvof-core-{core}")).spawn(move || {
+                let ring = match open_loop(core, &shared.config) {
+                    Ok(ring) => ring,
+                    Err(error) => return drop(ready.send((core, Err(error)))),
+                };
+                let _ = ready.send((core, Ok(ring.waker())));
+                let Ok(start) = go.recv() else { return };
+                run(core, &shared, ring, inbox, start);
+            });
+            match thread {
+                Ok(thread) => reactors.threads.push(thread),
+                Err(error) => return Err(StartError { core, error }),
+            }
+            starters.push((sender, starter));
+        }
+        let mut wakers: Vec<Option<Waker>> = vec![None; cores];
+        for _ in 0..cores {
+            match made.recv() {
+                Ok((core, Ok(waker))) => wakers[core] = Some(waker),
+                Ok((core, Err(error))) => return Err(StartError { core, error }),
+                Err(_) => return Err(StartError { core: 0, error: io::Error::other("the thread ended at once") }),
+            }
+        }
+        reactors.mailboxes = starters
+            .iter()
+            .zip(wakers)
+            .filter_map(|((sender, _), waker)| Some(Mailbox { sender: sender.clone(), waker: waker? }))
+            .collect();
+        let mut listeners = Some(listeners);
+        for (_, starter) in starters {
+            let start =
+                Start { mailboxes: reactors.mailboxes.clone(), listeners: listeners.take().unwrap_or_default() };
+            let _ = starter.send(start);
+        }
+        for part in parts {
+            reactors.attach(part);
+        }
+        Ok(reactors)
+    }
+
+    /// Gives the cores their parts of a namespace's storage; before hosts can see the namespace.
+    pub fn attach(&self, (id, parts): Parts) {
+        for (mailbox, part) in self.mailboxes.iter().zip(parts) {
+            mailbox.send(CoreMessage::Attach(id, part));
+        }
+    }
+
+    /// Takes a namespace's storage away again; after hosts cannot see the namespace any more.
+    pub fn detach(&self, id: BackendId) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(CoreMessage::Detach(id));
+        }
+    }
+
+    /// Connections now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections()
+    }
+
+    /// Whether every core still works.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        !self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// Stops: commands under way are completed, for up to `drain`, and storage is left clean.
+    pub fn stop(mut self, drain: Duration) {
+        self.end(drain);
+    }
+
+    fn end(&mut self, drain: Duration) {
+        let deadline = Instant::now() + drain;
+        for mailbox in self.mailboxes.drain(..) {
+            mailbox.send(CoreMessage::Stop { deadline });
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Reactors {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+/// What a core gets once all cores exist.
+struct Start {
+    mailboxes: Vec<Mailbox>,
+    listeners: Vec<Listener>,
+}
+
+fn open_loop(core: usize, config: &ReactorConfig) -> io::Result<EventLoop> {
+    if let Some(&cpu) = config.pin.get(core) {
+        kvof_io::pin_thread(cpu)?;
+    }
+    EventLoop::new(EventLoopConfig { max_disk_ops: config.max_disk_ops, ..EventLoopConfig::default() })
+}
+
+fn run(core: usize, shared: &Arc<Shared>, ring: EventLoop, inbox: mpsc::Receiver<CoreMessage>, start: Start) {
+    let body = std::panic::AssertUnwindSafe(|| {
+        Core::new(core, Arc::clone(shared), ring, inbox, start.mailboxes, start.listeners)
+            .and_then(|mut core| core.run())
+    });
+    match std::panic::catch_unwind(body) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(core, %error, "the event loop failed");
+            shared.failed.store(true, Ordering::Release);
+        }
+        Err(_) => {
+            tracing::error!(core, "the core's thread panicked; this is a bug");
+            shared.failed.store(true, Ordering::Release);
+        }
+    }
+}

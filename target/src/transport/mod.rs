@@ -1,0 +1,3 @@
+//! Transports: what turns bytes or messages of a network into capsules, and completions back.
+
+pub mod tcp;

@@ -1,0 +1,297 @@
+//! A connection: initialisation, the queue that lives on it, its timers and its end.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kvof_io::{Sent, TxQueue};
+use kvof_spec::tcp::{Digests, Fatal, ReceiveRules, Receiver};
+
+use super::{TcpSettings, receive::Rx, transfer::Transfer};
+use crate::{
+    backend::{IoError, IoOutcome},
+    control,
+    queue::{ADMIN_DATA_MAX, CommandIndex, Cx, Queue, Step},
+};
+
+/// How long a host may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpTimers {
+    /// From accept to a whole ICReq, and from there to Connect.
+    pub connect: Duration,
+    /// For one PDU, above what its length needs at 32 KiB a second; also for data after an R2T to begin or go on.
+    pub pdu: Duration,
+    /// For the socket to take anything of what waits to be sent.
+    pub send: Duration,
+    /// From our TermReq to the host's closing.
+    pub linger: Duration,
+}
+
+impl Default for TcpTimers {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            pdu: Duration::from_secs(30),
+            send: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Bytes a second at which a host has to send a PDU that it has begun.
+pub(super) const SLOWEST_RATE: u32 = 32 << 10;
+
+/// Why a connection ends.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CloseReason {
+    /// The host closed the connection.
+    #[error("closed by the host")]
+    Host,
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Socket(std::io::ErrorKind),
+    /// The host broke the protocol; it has been told why.
+    #[error("protocol error by the host: {0}")]
+    Fatal(Fatal),
+    /// The host found us breaking the protocol.
+    #[error("terminated by the host: {0}")]
+    HostTerm(Fatal),
+    /// The controller demands it.
+    #[error("{0}")]
+    Controller(control::CloseReason),
+    /// The host took too long.
+    #[error("timed out: {0}")]
+    Timeout(&'static str),
+    /// The target is stopping.
+    #[error("the target is stopping")]
+    Stopped,
+}
+
+impl CloseReason {
+    /// Whether an operator should hear of it: everything but an orderly end.
+    #[must_use]
+    pub const fn is_fault(&self) -> bool {
+        !matches!(self, Self::Host | Self::Stopped | Self::Controller(_))
+    }
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// ICReq has not come yet.
+    AwaitIcReq,
+    /// PDUs flow.
+    Ready,
+    /// A TermReq is sent or on its way; nothing that still arrives counts.
+    Terminating(Instant),
+}
+
+/// One NVMe/TCP connection with its queue.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) settings: Arc<TcpSettings>,
+    pub(super) phase: Phase,
+    pub(super) rules: ReceiveRules,
+    /// HPDA: alignment of data for the host.
+    pub(super) hpda: u8,
+    /// R2Ts that may be outstanding for a command, 1's based.
+    pub(super) maxr2t: usize,
+    pub(super) rx: Rx,
+    pub(super) tx: TxQueue,
+    pub(super) queue: Queue,
+    /// Transfers by command index; one of length 0 stands for none.
+    pub(super) transfers: Vec<Transfer>,
+    /// Transfers that wait for data.
+    pub(super) receiving: usize,
+    opened: Instant,
+    /// When the last H2CData ended, or the oldest waiting R2T was sent.
+    pub(super) data_progress: Instant,
+    /// When the PDU in progress must be complete.
+    pub(super) pdu_deadline: Option<Instant>,
+    send_progress: Instant,
+    draining: bool,
+    end: Option<CloseReason>,
+}
+
+impl Connection {
+    /// A connection that has just been accepted.
+    #[must_use]
+    pub fn new(settings: Arc<TcpSettings>, now: Instant) -> Self {
+        let rules = ReceiveRules {
+            receiver: Receiver::Controller,
+            digests: Digests::default(),
+            pda: settings.cpda,
+            in_capsule_max: ADMIN_DATA_MAX,
+            data_max: settings.maxh2cdata,
+        };
+        Self {
+            settings,
+            phase: Phase::AwaitIcReq,
+            rules,
+            hpda: 0,
+            maxr2t: 1,
+            rx: Rx::new(),
+            tx: TxQueue::new(),
+            queue: Queue::new(),
+            transfers: Vec::new(),
+            receiving: 0,
+            opened: now,
+            data_progress: now,
+            pdu_deadline: None,
+            send_progress: now,
+            draining: false,
+            end: None,
+        }
+    }
+
+    /// The queue on this connection.
+    #[must_use]
+    pub const fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// What waits to be sent; report with [`Self::handle_sent`].
+    pub const fn tx(&mut self) -> &mut TxQueue {
+        &mut self.tx
+    }
+
+    /// The socket took some of [`Self::tx`].
+    pub const fn handle_sent(&mut self, now: Instant, sent: Sent) {
+        if sent.bytes > 0 || !sent.would_block {
+            self.send_progress = now;
+        }
+    }
+
+    /// Whether more should be received: not while the host does not take its answers, and no new commands when stopping.
+    #[must_use]
+    pub fn wants_receive(&self) -> bool {
+        let enough = self.draining && self.receiving == 0 && self.pdu_deadline.is_none();
+        self.end.is_none() && !enough && self.tx.pending() < self.settings.tx_high_water
+    }
+
+    /// A backend has finished the command at `index`.
+    pub fn handle_outcome(&mut self, cx: &mut Cx<'_>, index: CommandIndex, outcome: Result<IoOutcome, IoError>) {
+        if self.end.is_some() || matches!(self.phase, Phase::Terminating(_)) {
+            self.queue.drop_outcome(index);
+            return;
+        }
+        let step = self.queue.handle_outcome(index, outcome);
+        self.take(cx, step);
+    }
+
+    /// Sends answers to events, and notices that the controller has ended.
+    pub fn handle_wake(&mut self, cx: &mut Cx<'_>) {
+        while let Some(response) = self.queue.poll_event(cx.now) {
+            self.respond(response);
+        }
+        if let Some(reason) = self.queue.must_close() {
+            self.close(CloseReason::Controller(reason));
+        }
+    }
+
+    /// Lets commands go on that waited for pool memory; false while there is none.
+    pub fn handle_memory(&mut self, cx: &mut Cx<'_>) -> bool {
+        while self.queue.is_starved() {
+            let Some(step) = self.queue.poll_starved(cx) else { return false };
+            self.take(cx, step);
+        }
+        true
+    }
+
+    /// Whether commands wait for pool memory.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.queue.is_starved()
+    }
+
+    /// To be called a few times a second.
+    pub fn handle_tick(&mut self, cx: &mut Cx<'_>) {
+        let now = cx.now;
+        if self.queue.poll_timeout().is_some_and(|at| at <= now) {
+            self.queue.handle_timeout(now);
+        }
+        self.handle_wake(cx);
+        let timers = self.settings.timers;
+        let late = match self.phase {
+            Phase::Terminating(since) if now >= since + timers.linger => return self.close_terminated(),
+            Phase::Terminating(_) => None,
+            Phase::AwaitIcReq if now >= self.opened + timers.connect => Some("no ICReq"),
+            Phase::Ready if !self.queue.is_connected() && now >= self.opened + 2 * timers.connect => Some("no Connect"),
+            _ if self.pdu_deadline.is_some_and(|at| at <= now) => Some("a PDU that was begun was not finished"),
+            _ if self.receiving > 0 && now >= self.data_progress + timers.pdu => Some("no data after an R2T"),
+            _ => None,
+        };
+        let late =
+            late.or((!self.tx.is_empty() && now >= self.send_progress + timers.send).then_some("answers not taken"));
+        if self.tx.is_empty() {
+            self.send_progress = now;
+        }
+        if let Some(what) = late {
+            self.tx.clear();
+            self.close(CloseReason::Timeout(what));
+        }
+    }
+
+    /// The target is stopping: the connection ends when no command is under way.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// The socket has ended, with an error or because the host closed it.
+    pub fn handle_end(&mut self, error: Option<&std::io::Error>) {
+        if matches!(self.phase, Phase::Terminating(_)) {
+            self.close_terminated();
+        }
+        self.tx.clear();
+        self.close(error.map_or(CloseReason::Host, |e| CloseReason::Socket(e.kind())));
+    }
+
+    /// Why the connection is over, once it is and all that it had to say is sent. Then the socket is to be closed; the
+    /// connection itself must live until [`Self::is_idle`].
+    pub fn poll_close(&mut self) -> Option<&CloseReason> {
+        if self.draining && self.end.is_none() && self.queue.busy() == 0 && self.tx.is_empty() {
+            self.close(CloseReason::Stopped);
+        }
+        if self.tx.is_empty() { self.end.as_ref() } else { None }
+    }
+
+    /// Whether no backend works for this connection any more.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.queue.executing() == 0
+    }
+
+    /// Ends the connection; what waits to be sent is still sent. The first reason stays.
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        if self.end.is_none() {
+            self.end = Some(reason);
+            self.queue.abandon();
+            self.transfers.clear();
+            self.receiving = 0;
+        }
+    }
+
+    /// Executes what the queue says about a command.
+    pub(super) fn take(&mut self, cx: &Cx<'_>, step: Step) {
+        match step {
+            Step::Later => {}
+            Step::Respond(response) => self.respond(response),
+            Step::Receive { index, len } => self.start_transfer(cx.now, index, len),
+        }
+    }
+
+    /// Connect has made this an admin or an I/O queue.
+    pub(super) fn adopt_role(&mut self) {
+        if self.queue.is_connected() && !self.queue.is_admin() {
+            self.rules.in_capsule_max = self.settings.in_capsule;
+        }
+    }
+
+    fn close_terminated(&mut self) {
+        self.tx.clear();
+        if let Some(fatal) = self.rx.fatal() {
+            self.close(CloseReason::Fatal(fatal));
+        }
+    }
+}

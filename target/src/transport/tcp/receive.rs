@@ -1,0 +1,447 @@
+//! From bytes to PDUs, and from PDUs to the queue.
+
+use std::time::Duration;
+
+use kvof_spec::{
+    Sqe, Status,
+    sgl::Sgl,
+    tcp::{
+        CapsuleCmd, Digests, Fatal, FatalErrorStatus, Frame, H2cData, IC_SIZE, IcReq, PDA_MAX, PFV_1_0, PduFlags,
+        PduType, TermReq,
+    },
+};
+use zerocopy::FromBytes;
+
+use super::{
+    connection::{CloseReason, Connection, Phase, SLOWEST_RATE},
+    digest,
+    transfer::{R2T_SLOTS, Transfer, TransferError},
+};
+use crate::queue::{CommandIndex, Cx, HostData, Step};
+
+/// Bytes of the longest header with its digest.
+const HEADER_MAX: usize = IC_SIZE + 4;
+/// Offsets of fields in the PDU headers, for FEI.
+const OFFSET_FLAGS: u32 = 1;
+const OFFSET_PFV: u32 = 8;
+const OFFSET_HPDA: u32 = 10;
+const OFFSET_CCCID: u32 = 8;
+const OFFSET_TTAG: u32 = 10;
+const OFFSET_DATAO: u32 = 12;
+const OFFSET_DATAL: u32 = 16;
+
+/// The receiving half: the PDU in progress.
+#[derive(Debug)]
+pub(super) struct Rx {
+    state: State,
+    head: [u8; HEADER_MAX],
+    head_len: usize,
+    /// Bytes of `head` that belong to the PDU in progress, for a TermReq to quote.
+    quotable: usize,
+    frame: Option<Frame>,
+    fatal: Option<Fatal>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// A header is due.
+    Header,
+    /// Padding up to PDO is due, then data.
+    Pad(usize, DataRx),
+    /// Data is due.
+    Data(DataRx),
+    /// The data digest is due.
+    Digest(DataRx, [u8; 4], usize),
+    /// Nothing that arrives counts any more.
+    Deaf,
+}
+
+/// The data of the PDU in progress: first bytes that nobody wants, then those of a command, then more that nobody wants.
+#[derive(Debug)]
+struct DataRx {
+    before: u32,
+    take: u32,
+    after: u32,
+    /// The command that `take` is for, and where in its landing the next byte goes.
+    command: CommandIndex,
+    at: u32,
+    /// The R2T that an H2CData PDU answers, and the PDU's length; `None` for a capsule.
+    grant: Option<(usize, u32)>,
+    /// Whether a command waits for this data at all.
+    wanted: bool,
+    crc: Option<digest::Running>,
+}
+
+impl Rx {
+    pub(super) const fn new() -> Self {
+        Self { state: State::Header, head: [0; HEADER_MAX], head_len: 0, quotable: 0, frame: None, fatal: None }
+    }
+
+    /// The error that ended the connection.
+    pub(super) const fn fatal(&self) -> Option<Fatal> {
+        self.fatal
+    }
+
+    /// Bytes of data that the PDU in progress still has to bring.
+    const fn data_left(&self) -> u32 {
+        match &self.state {
+            State::Pad(_, data) | State::Data(data) => data.before.saturating_add(data.take).saturating_add(data.after),
+            _ => 0,
+        }
+    }
+
+    const fn is_between_pdus(&self) -> bool {
+        matches!(self.state, State::Deaf) || (matches!(self.state, State::Header) && self.head_len == 0)
+    }
+}
+
+impl Connection {
+    /// Where the next received bytes belong, while a command's data is due: received into it, they need no copy.
+    pub fn recv_place(&mut self) -> Option<&mut [u8]> {
+        let State::Data(data) = &self.rx.state else { return None };
+        if data.before > 0 || data.take == 0 {
+            return None;
+        }
+        let (at, take) = (data.at as usize, data.take as usize);
+        self.queue.landing(data.command)?.as_mut_slice().get_mut(at..at + take)
+    }
+
+    /// Whether data is expected soon, so that a small scratch buffer keeps it from being copied.
+    #[must_use]
+    pub const fn expects_data(&self) -> bool {
+        self.receiving > 0
+    }
+
+    /// Bytes have arrived: `placed` of them in [`Self::recv_place`], and `rest` after those.
+    pub fn handle_received(&mut self, cx: &mut Cx<'_>, placed: usize, rest: &[u8]) {
+        let result = self.handle_placed(cx, placed).and_then(|()| self.handle_bytes(cx, rest));
+        if let Err(fatal) = result {
+            self.terminate(cx, fatal);
+        }
+        if self.rx.is_between_pdus() {
+            self.pdu_deadline = None;
+        } else if self.pdu_deadline.is_none() {
+            let needed = Duration::from_secs(u64::from(self.rx.data_left() / SLOWEST_RATE));
+            self.pdu_deadline = Some(cx.now + self.settings.timers.pdu + needed);
+        }
+    }
+
+    fn handle_placed(&mut self, cx: &mut Cx<'_>, placed: usize) -> Result<(), Fatal> {
+        if placed == 0 {
+            return Ok(());
+        }
+        if let State::Data(data) = &mut self.rx.state {
+            let n = (placed as u32).min(data.take);
+            let at = data.at as usize;
+            if let Some(crc) = &mut data.crc
+                && let Some(landing) = self.queue.landing(data.command)
+                && let Some(bytes) = landing.as_slice().get(at..at + n as usize)
+            {
+                crc.update(bytes);
+            }
+            data.at += n;
+            data.take -= n;
+        }
+        self.end_data_if_done(cx)
+    }
+
+    fn handle_bytes(&mut self, cx: &mut Cx<'_>, mut input: &[u8]) -> Result<(), Fatal> {
+        while !input.is_empty() {
+            match &mut self.rx.state {
+                State::Deaf => return Ok(()),
+                State::Header => {
+                    if self.gather_header(&mut input)? {
+                        self.pdu_deadline = None;
+                        self.handle_header(cx)?;
+                    }
+                }
+                State::Pad(left, _) => {
+                    let n = input.len().min(*left);
+                    input = input.get(n..).unwrap_or_default();
+                    *left -= n;
+                    if *left == 0
+                        && let State::Pad(_, data) = std::mem::replace(&mut self.rx.state, State::Header)
+                    {
+                        self.rx.state = State::Data(data);
+                    }
+                }
+                State::Data(_) => {
+                    self.gather_data(&mut input);
+                    self.end_data_if_done(cx)?;
+                }
+                State::Digest(_, bytes, have) => {
+                    let n = input.len().min(bytes.len() - *have);
+                    let (now, later) = input.split_at(n);
+                    bytes[*have..*have + n].copy_from_slice(now);
+                    *have += n;
+                    input = later;
+                    if *have == bytes.len()
+                        && let State::Digest(data, received, _) = std::mem::replace(&mut self.rx.state, State::Header)
+                    {
+                        let intact = data.crc.as_ref().is_none_or(|crc| crc.value() == received);
+                        self.end_data(cx, &data, intact)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects the header of the next PDU; true when it is whole and its digest is right.
+    fn gather_header(&mut self, input: &mut &[u8]) -> Result<bool, Fatal> {
+        let rx = &mut self.rx;
+        loop {
+            let need = rx.frame.map_or(kvof_spec::tcp::COMMON_HEADER_SIZE, |f| f.header_total());
+            let n = input.len().min(need - rx.head_len);
+            let (now, later) = input.split_at(n);
+            rx.head[rx.head_len..rx.head_len + n].copy_from_slice(now);
+            rx.head_len += n;
+            rx.quotable = rx.head_len;
+            *input = later;
+            if rx.head_len < need {
+                return Ok(false);
+            }
+            let Some(frame) = rx.frame else {
+                let Ok((ch, _)) = kvof_spec::tcp::CommonHeader::read_from_prefix(&rx.head) else { return Ok(false) };
+                rx.frame = Some(ch.check(&self.rules)?);
+                continue;
+            };
+            if frame.header_digest {
+                let (header, received) = rx.head[..need].split_at(frame.hlen);
+                if digest::of(header) != *received {
+                    let fei = u32::from_le_bytes([received[0], received[1], received[2], received[3]]);
+                    return Err(Fatal { fes: FatalErrorStatus::HEADER_DIGEST_ERROR, fei });
+                }
+            }
+            rx.head_len = 0;
+            return Ok(true);
+        }
+    }
+
+    fn handle_header(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+        let Some(frame) = self.rx.frame.take() else { return Ok(()) };
+        let head = self.rx.head;
+        match (self.phase, frame.kind) {
+            (_, PduType::H2C_TERM_REQ) => {
+                if let Ok((term, _)) = TermReq::read_from_prefix(&head) {
+                    let fatal = Fatal { fes: FatalErrorStatus(term.fes.get()), fei: term.fei.get() };
+                    self.rx.state = State::Deaf;
+                    self.tx.clear();
+                    self.close(CloseReason::HostTerm(fatal));
+                }
+                Ok(())
+            }
+            (Phase::AwaitIcReq, PduType::IC_REQ) => self.handle_icreq(cx, &head),
+            (Phase::Ready, PduType::CAPSULE_CMD) => self.handle_capsule(cx, &frame, &head),
+            (Phase::Ready, PduType::H2C_DATA) => self.handle_h2c_data(&frame, &head),
+            _ => Err(Fatal::sequence()),
+        }
+    }
+
+    fn handle_icreq(&mut self, cx: &Cx<'_>, head: &[u8]) -> Result<(), Fatal> {
+        let Ok((icreq, _)) = IcReq::read_from_prefix(head) else { return Ok(()) };
+        if icreq.pfv.get() != PFV_1_0 {
+            return Err(Fatal { fes: FatalErrorStatus::UNSUPPORTED_PARAMETER, fei: OFFSET_PFV });
+        }
+        if icreq.hpda > PDA_MAX {
+            return Err(Fatal::field(OFFSET_HPDA));
+        }
+        let asked = Digests::from_byte(icreq.dgst);
+        let digests = Digests {
+            header: asked.header && self.settings.header_digest,
+            data: asked.data && self.settings.data_digest,
+        };
+        self.hpda = icreq.hpda;
+        let host_limit = usize::try_from(icreq.maxr2t.get()).unwrap_or(usize::MAX).saturating_add(1);
+        self.maxr2t = host_limit.min(usize::from(self.settings.r2t_outstanding)).clamp(1, R2T_SLOTS);
+        self.send_icresp(digests);
+        self.rules.digests = digests;
+        self.phase = Phase::Ready;
+        tracing::debug!(peer = %cx.transport.peer, ?digests, maxr2t = self.maxr2t, hpda = self.hpda, "connection initialised");
+        Ok(())
+    }
+
+    fn handle_capsule(&mut self, cx: &mut Cx<'_>, frame: &Frame, head: &[u8]) -> Result<(), Fatal> {
+        let Ok((capsule, _)) = CapsuleCmd::read_from_prefix(head) else { return Ok(()) };
+        let sqe = capsule.sqe;
+        let (host_data, offset) = read_sgl(&sqe, frame.data_len);
+        let step = self.queue.begin(cx, &sqe, host_data).map_err(|violation| {
+            tracing::warn!(peer = %cx.transport.peer, %violation, "queue overrun");
+            Fatal::sequence()
+        })?;
+        let mut wanted = None;
+        match step {
+            Step::Receive { index, len } if host_data.is_ok_and(|d| d.in_capsule) => wanted = Some((index, len)),
+            step => self.take(cx, step),
+        }
+        if frame.data_len > 0 {
+            let (before, take, command) = match wanted {
+                Some((index, len)) => (offset, len, index),
+                None => (frame.data_len, 0, 0),
+            };
+            // The SGL was checked to lie in the capsule, and a command wants no more than its SGL describes.
+            let after = frame.data_len.saturating_sub(before.saturating_add(take));
+            self.begin_data(
+                frame,
+                DataRx {
+                    before,
+                    take,
+                    after,
+                    command,
+                    at: 0,
+                    grant: None,
+                    wanted: wanted.is_some(),
+                    crc: frame.data_digest.then(digest::Running::new),
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn handle_h2c_data(&mut self, frame: &Frame, head: &[u8]) -> Result<(), Fatal> {
+        let Ok((pdu, _)) = H2cData::read_from_prefix(head) else { return Ok(()) };
+        let tag = usize::from(pdu.ttag.get());
+        let (index, place) = (tag / R2T_SLOTS, tag % R2T_SLOTS);
+        let Some(transfer) = self.transfers.get(index) else { return Err(Fatal::field(OFFSET_TTAG)) };
+        let (offset, len) = (pdu.datao.get(), pdu.datal.get());
+        let last = pdu.ch.flags().contains(PduFlags::LAST_PDU);
+        transfer.check(place, offset, len, last).map_err(|e| match e {
+            TransferError::Tag => Fatal::field(OFFSET_TTAG),
+            TransferError::Offset => Fatal { fes: FatalErrorStatus::DATA_OUT_OF_RANGE, fei: OFFSET_DATAO },
+            TransferError::Length => Fatal { fes: FatalErrorStatus::DATA_OUT_OF_RANGE, fei: OFFSET_DATAL },
+            TransferError::Last => Fatal::field(OFFSET_FLAGS),
+        })?;
+        if !self.queue.is_receiving(index, pdu.cccid.get()) {
+            return Err(Fatal::field(OFFSET_CCCID));
+        }
+        if len != frame.data_len {
+            return Err(Fatal::field(OFFSET_DATAL));
+        }
+        self.begin_data(
+            frame,
+            DataRx {
+                before: 0,
+                take: len,
+                after: 0,
+                command: index,
+                at: offset,
+                grant: Some((place, len)),
+                wanted: true,
+                crc: frame.data_digest.then(digest::Running::new),
+            },
+        );
+        Ok(())
+    }
+
+    fn begin_data(&mut self, frame: &Frame, data: DataRx) {
+        let pad = frame.data_offset - frame.header_total();
+        self.rx.state = if pad > 0 { State::Pad(pad, data) } else { State::Data(data) };
+    }
+
+    fn gather_data(&mut self, input: &mut &[u8]) {
+        let State::Data(data) = &mut self.rx.state else { return };
+        let skip_before = (input.len() as u32).min(data.before);
+        let (skipped, rest) = input.split_at(skip_before as usize);
+        data.before -= skip_before;
+        let placed = (rest.len() as u32).min(data.take);
+        let (mine, rest) = rest.split_at(placed as usize);
+        let at = data.at as usize;
+        if placed > 0
+            && let Some(landing) = self.queue.landing(data.command)
+            && let Some(place) = landing.as_mut_slice().get_mut(at..at + mine.len())
+        {
+            place.copy_from_slice(mine);
+        }
+        data.at += placed;
+        data.take -= placed;
+        let skip_after = if data.take == 0 { (rest.len() as u32).min(data.after) } else { 0 };
+        let (trailing, rest) = rest.split_at(skip_after as usize);
+        data.after -= skip_after;
+        if let Some(crc) = &mut data.crc {
+            crc.update(skipped);
+            crc.update(mine);
+            crc.update(trailing);
+        }
+        *input = rest;
+    }
+
+    fn end_data_if_done(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+        if !matches!(&self.rx.state, State::Data(d) if d.before == 0 && d.take == 0 && d.after == 0) {
+            return Ok(());
+        }
+        match std::mem::replace(&mut self.rx.state, State::Header) {
+            State::Data(data) if data.crc.is_some() => {
+                self.rx.state = State::Digest(data, [0; 4], 0);
+                Ok(())
+            }
+            State::Data(data) => self.end_data(cx, &data, true),
+            other => {
+                self.rx.state = other;
+                Ok(())
+            }
+        }
+    }
+
+    /// A PDU's data is complete.
+    fn end_data(&mut self, cx: &mut Cx<'_>, data: &DataRx, intact: bool) -> Result<(), Fatal> {
+        if !intact {
+            tracing::warn!(peer = %cx.transport.peer, cid = self.queue.cid(data.command), "data digest error");
+        }
+        if !data.wanted {
+            return Ok(());
+        }
+        let mut intact = intact;
+        if let Some((place, len)) = data.grant {
+            let Some(transfer) = self.transfers.get_mut(data.command) else { return Ok(()) };
+            transfer.received(place, len);
+            transfer.corrupt |= !intact;
+            self.data_progress = cx.now;
+            if !transfer.is_complete() {
+                self.send_r2ts(data.command);
+                return Ok(());
+            }
+            intact = !transfer.corrupt;
+            *transfer = Transfer::default();
+            self.receiving -= 1;
+        }
+        let outcome = if intact { Ok(()) } else { Err(Status::TRANSIENT_TRANSPORT_ERROR) };
+        let step = self.queue.received(cx, data.command, outcome);
+        self.take(cx, step);
+        self.adopt_role();
+        Ok(())
+    }
+
+    /// Ends the connection with a C2HTermReq that says why and quotes the offending header.
+    fn terminate(&mut self, cx: &Cx<'_>, fatal: Fatal) {
+        if matches!(self.phase, Phase::Terminating(_)) {
+            return;
+        }
+        let head = self.rx.head;
+        self.send_term_req(fatal, head.get(..self.rx.quotable).unwrap_or_default());
+        self.phase = Phase::Terminating(cx.now);
+        self.rx.state = State::Deaf;
+        self.rx.fatal = Some(fatal);
+        self.queue.abandon();
+        self.transfers.clear();
+        self.receiving = 0;
+    }
+}
+
+/// What a command's SGL says about its data, given `capsule` bytes of data in its capsule, and where in the capsule
+/// that data begins.
+fn read_sgl(sqe: &Sqe, capsule: u32) -> (Result<HostData, Status>, u32) {
+    match sqe.sgl1.decode() {
+        Sgl::TransportData { length } => (Ok(HostData { len: length, in_capsule: false }), 0),
+        Sgl::InCapsule { length: 0, .. } | Sgl::Address { length: 0, .. } | Sgl::Keyed { length: 0, .. } => {
+            (Ok(HostData::default()), 0)
+        }
+        Sgl::InCapsule { offset, length } => match u32::try_from(offset) {
+            Ok(offset) if offset <= capsule => match offset.checked_add(length) {
+                Some(end) if end <= capsule => (Ok(HostData { len: length, in_capsule: true }), offset),
+                _ => (Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr()), 0),
+            },
+            _ => (Err(Status::SGL_OFFSET_INVALID.with_dnr()), 0),
+        },
+        _ => (Err(Status::SGL_TYPE_INVALID.with_dnr()), 0),
+    }
+}
