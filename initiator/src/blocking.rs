@@ -94,7 +94,7 @@ impl KvPort for BlockingKv {
         PortInfo {
             nsid: self.namespace.nsid(),
             limits: self.namespace.limits(),
-            max_transfer: self.namespace.controller().max_transfer().unwrap_or(u32::MAX),
+            max_transfer: self.namespace.controller().max_transfer(),
             name: self.name.clone(),
         }
     }

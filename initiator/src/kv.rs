@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use kvof_kv::{IdentifyKvNamespace, Key, KvCommand, KvLimits, ListReader, RetrieveOptions, StoreOptions};
 use kvof_spec::identify::Cns;
-use kvof_spec::{Csi, SglDescriptor};
+use kvof_spec::{Csi, SglDescriptor, Sqe};
 
-use crate::{Controller, Error, IoBuf, IoBufMut, RawCompletion, Result, queue::Reply};
+use crate::{Controller, Error, IoBuf, IoBufMut, RawCompletion, Result, controller::Io, queue::Reply};
 
-/// Buffer of one List command, bytes: some 200 keys of 16 bytes, or 1000 of 1.
-const LIST_BUFFER: usize = 4096;
+/// Buffer of one List command, bytes: 800 keys of 16 bytes.
+const LIST_BUFFER: usize = 16 << 10;
 /// What [`KvNamespace::retrieve_vec`] tries first, bytes.
 const FIRST_READ: u32 = 4096;
+/// Times that a value which grows meanwhile is read again.
+const READS_MAX: u32 = 16;
 
 /// A KV namespace of a connected [`Controller`]. A clone is another handle to the same namespace.
 ///
@@ -26,6 +28,7 @@ pub struct KvNamespace {
     nsze: u64,
     nuse: u64,
     timeout: Option<Duration>,
+    repeat: bool,
 }
 
 /// What a Retrieve found.
@@ -56,7 +59,7 @@ impl KvNamespace {
         let data = IdentifyKvNamespace::from_bytes(&data)
             .ok_or_else(|| Error::invalid_answer("Identify (KV namespace)", "too short"))?;
         let (limits, nsze, nuse) = (data.limits(), data.nsze.get(), data.nuse.get());
-        Ok(Self { controller, nsid, limits, nsze, nuse, timeout: None })
+        Ok(Self { controller, nsid, limits, nsze, nuse, timeout: None, repeat: false })
     }
 
     /// The same namespace with another time limit for its operations than [`ConnectOptions::command_timeout`].
@@ -65,6 +68,14 @@ impl KvNamespace {
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout: Some(timeout), ..self.clone() }
+    }
+
+    /// The same namespace, with operations that are repeated when the connection is lost and made again, within their
+    /// time limit: Retrieve, Exist, List, Delete, and Store without conditions, which all may be executed twice without
+    /// harm as long as nobody else stores under the same key. A conditional Store and [`Self::submit`] are not repeated.
+    #[must_use]
+    pub fn with_repeats(&self) -> Self {
+        Self { repeat: true, ..self.clone() }
     }
 
     /// Namespace identifier.
@@ -92,11 +103,9 @@ impl KvNamespace {
     }
 
     /// Longest value that one Store or Retrieve moves, bytes: KVVML or MDTS, whichever is less.
-    ///
-    /// # Errors
-    /// As [`Controller::info`].
-    pub fn max_value_len(&self) -> Result<u32> {
-        Ok(self.limits.kvvml.min(self.controller.max_transfer()?))
+    #[must_use]
+    pub fn max_value_len(&self) -> u32 {
+        self.limits.kvvml.min(self.controller.max_transfer())
     }
 
     /// Stores `value` under `key`, in place of any earlier value unless `options` forbid it, and gives the buffer back.
@@ -111,7 +120,9 @@ impl KvNamespace {
             Err(error) => return (Err(error), value),
         };
         let sqe = KvCommand::store(self.nsid, &key, options, len).to_sqe(SglDescriptor::default());
-        let (result, value) = self.controller.io_out("Store", sqe, value, self.timeout).await;
+        let conditional = options.intersects(StoreOptions::MUST_EXIST | StoreOptions::MUST_NOT_EXIST);
+        let io = Io { repeat: self.repeat && !conditional, ..self.io("Store", sqe) };
+        let (result, value) = self.controller.io_out(io, value).await;
         (result.map(|_| ()), value)
     }
 
@@ -125,7 +136,7 @@ impl KvNamespace {
             Err(error) => return (Err(error), buffer),
         };
         let sqe = KvCommand::retrieve(self.nsid, &key, RetrieveOptions::empty(), len).to_sqe(SglDescriptor::default());
-        let (result, buffer) = self.controller.io_in("Retrieve", sqe, buffer, self.timeout).await;
+        let (result, buffer) = self.controller.io_in(self.io("Retrieve", sqe), buffer).await;
         (result.and_then(|reply| retrieved(&reply, len)), buffer)
     }
 
@@ -134,8 +145,8 @@ impl KvNamespace {
     /// # Errors
     /// [`Error::is_key_missing`]; [`Error::Argument`] if the value is longer than MDTS allows.
     pub async fn retrieve_vec(&self, key: Key) -> Result<Vec<u8>> {
-        let mut len = FIRST_READ.min(self.controller.max_transfer()?);
-        loop {
+        let mut len = FIRST_READ.min(self.controller.max_transfer());
+        for _ in 0..READS_MAX {
             let (result, mut value) = self.retrieve(key, vec![0u8; len as usize]).await;
             let found = result?;
             if !found.is_truncated() {
@@ -143,7 +154,12 @@ impl KvNamespace {
                 return Ok(value);
             }
             len = found.value_len;
+            if len > self.limits.kvvml {
+                let reason = format!("a value of {len} bytes in a namespace that takes {} (KVVML)", self.limits.kvvml);
+                return Err(Error::invalid_answer("Retrieve", reason));
+            }
         }
+        Err(Error::invalid_answer("Retrieve", format!("the value was longer at each of {READS_MAX} reads")))
     }
 
     /// Length of the value of `key`, bytes, without reading it.
@@ -162,7 +178,7 @@ impl KvNamespace {
     pub async fn delete(&self, key: Key) -> Result<()> {
         self.check(&key, "value length", 0, false)?;
         let sqe = KvCommand::delete(self.nsid, &key).to_sqe(SglDescriptor::default());
-        self.controller.io_none("Delete", sqe, self.timeout).await.map(|_| ())
+        self.controller.io_none(self.io("Delete", sqe)).await.map(|_| ())
     }
 
     /// Whether `key` exists.
@@ -172,7 +188,7 @@ impl KvNamespace {
     pub async fn exist(&self, key: Key) -> Result<bool> {
         self.check(&key, "value length", 0, false)?;
         let sqe = KvCommand::exist(self.nsid, &key).to_sqe(SglDescriptor::default());
-        match self.controller.io_none("Exist", sqe, self.timeout).await {
+        match self.controller.io_none(self.io("Exist", sqe)).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_key_missing() => Ok(false),
             Err(error) => Err(error),
@@ -185,9 +201,9 @@ impl KvNamespace {
     /// # Errors
     /// [`Error::InvalidAnswer`] for a list that is malformed.
     pub async fn list(&self, start: Option<Key>) -> Result<Vec<Key>> {
-        let len = LIST_BUFFER.min(self.controller.max_transfer()? as usize);
+        let len = LIST_BUFFER.min(self.controller.max_transfer() as usize);
         let sqe = KvCommand::list(self.nsid, start.as_ref(), len as u32).to_sqe(SglDescriptor::default());
-        let (result, page) = self.controller.io_in("List", sqe, vec![0u8; len], self.timeout).await;
+        let (result, page) = self.controller.io_in(self.io("List", sqe), vec![0u8; len]).await;
         let received = result?.received as usize;
         let invalid = |e: kvof_kv::ListError| Error::invalid_answer("List", e.to_string());
         // A controller without any key may send nothing at all.
@@ -211,7 +227,7 @@ impl KvNamespace {
     /// Whatever prevents a completion; an error status is a completion.
     pub async fn submit_out<B: IoBuf>(&self, command: &KvCommand, value: B) -> (Result<RawCompletion>, B) {
         let sqe = command.to_sqe(SglDescriptor::default());
-        let (result, value) = self.controller.io_out("KV command", sqe, value, self.timeout).await;
+        let (result, value) = self.controller.io_out(self.raw(sqe), value).await;
         (RawCompletion::from_result(result), value)
     }
 
@@ -221,7 +237,7 @@ impl KvNamespace {
     /// Whatever prevents a completion; an error status is a completion.
     pub async fn submit_in<B: IoBufMut>(&self, command: &KvCommand, buffer: B) -> (Result<RawCompletion>, B) {
         let sqe = command.to_sqe(SglDescriptor::default());
-        let (result, buffer) = self.controller.io_in("KV command", sqe, buffer, self.timeout).await;
+        let (result, buffer) = self.controller.io_in(self.raw(sqe), buffer).await;
         (RawCompletion::from_result(result), buffer)
     }
 
@@ -231,7 +247,15 @@ impl KvNamespace {
     /// Whatever prevents a completion; an error status is a completion.
     pub async fn submit(&self, command: &KvCommand) -> Result<RawCompletion> {
         let sqe = command.to_sqe(SglDescriptor::default());
-        RawCompletion::from_result(self.controller.io_none("KV command", sqe, self.timeout).await)
+        RawCompletion::from_result(self.controller.io_none(self.raw(sqe)).await)
+    }
+
+    const fn io(&self, name: &'static str, sqe: Sqe) -> Io {
+        Io { name, sqe, timeout: self.timeout, repeat: self.repeat }
+    }
+
+    const fn raw(&self, sqe: Sqe) -> Io {
+        Io { name: "KV command", sqe, timeout: self.timeout, repeat: false }
     }
 
     /// Checks a key and a length before anything is sent.
@@ -240,7 +264,7 @@ impl KvNamespace {
             let rule = format!("keys of namespace {} have 1 to {} bytes (KVKML)", self.nsid, self.limits.kvkml);
             return Err(Error::argument("key length", key.len(), rule));
         }
-        let max_transfer = self.controller.max_transfer()?;
+        let max_transfer = self.controller.max_transfer();
         let (limit, name) = if is_value && self.limits.kvvml < max_transfer {
             (self.limits.kvvml, "KVVML")
         } else {

@@ -58,7 +58,8 @@
 //! * **Time limits.** Every operation ends within its time limit, waiting and reconnecting included. A Store whose
 //!   data the controller has not fetched by then takes its connection down, as its buffer has to come back.
 //! * **Reconnecting.** A lost connection fails what is in flight with [`Error::ConnectionLost`], which says that a
-//!   command may or may not have been executed. Nothing is repeated silently; use [`Error::is_retryable`]. New
+//!   command may or may not have been executed. Nothing is repeated unless you ask for it with
+//!   [`KvNamespace::with_repeats`]; see [`Error::is_retryable`]. New
 //!   operations wait for the reconnect, which goes on as [`ConnectOptions::reconnect`] says.
 //! * **Large values.** One command moves at most [`KvNamespace::max_value_len`] bytes; cutting values into several is
 //!   the business of the caller.

@@ -6,7 +6,7 @@ use kvof_spec::identify::{Cns, IdentifyNamespace};
 use kvof_spec::io::RwCmd;
 use kvof_spec::{Csi, FromBytes, NvmOpcode, Sqe};
 
-use crate::{Controller, Error, IoBuf, IoBufMut, Result};
+use crate::{Controller, Error, IoBuf, IoBufMut, Result, controller::Io};
 
 /// An NVM namespace of a connected [`Controller`]. A clone is another handle to the same namespace.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl NvmNamespace {
             Ok(sqe) => sqe,
             Err(error) => return (Err(error), buffer),
         };
-        let (result, buffer) = self.controller.io_in("Read", sqe, buffer, self.timeout).await;
+        let (result, buffer) = self.controller.io_in(self.io("Read", sqe), buffer).await;
         let result = result.and_then(|reply| match reply.received as usize {
             received if received == len => Ok(()),
             received => Err(Error::invalid_answer("Read", format!("{received} of {len} bytes came"))),
@@ -91,7 +91,7 @@ impl NvmNamespace {
             Ok(sqe) => sqe,
             Err(error) => return (Err(error), data),
         };
-        let (result, data) = self.controller.io_out("Write", sqe, data, self.timeout).await;
+        let (result, data) = self.controller.io_out(self.io("Write", sqe), data).await;
         (result.map(|_| ()), data)
     }
 
@@ -102,11 +102,15 @@ impl NvmNamespace {
     pub async fn flush(&self) -> Result<()> {
         let mut sqe = Sqe::new(NvmOpcode::FLUSH);
         sqe.nsid = self.nsid.into();
-        self.controller.io_none("Flush", sqe, self.timeout).await.map(|_| ())
+        self.controller.io_none(self.io("Flush", sqe)).await.map(|_| ())
+    }
+
+    const fn io(&self, name: &'static str, sqe: Sqe) -> Io {
+        Io { name, sqe, timeout: self.timeout, repeat: false }
     }
 
     fn command(&self, opcode: NvmOpcode, slba: u64, len: usize) -> Result<Sqe> {
-        let max = self.controller.max_transfer()?;
+        let max = self.controller.max_transfer();
         let blocks = u32::try_from(len)
             .ok()
             .filter(|len| *len <= max && len.is_multiple_of(self.block_size))

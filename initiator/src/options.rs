@@ -67,7 +67,8 @@ pub struct ConnectOptions {
     pub maxr2t: u32,
     /// Disable submission queue flow control (CATTR bit 2). It is enabled by default, as in Linux.
     pub disable_sq_flow_control: bool,
-    /// Time for resolving the name, the TCP connection and ICReq/ICResp, for each queue.
+    /// Time for resolving the name, the TCP connection and ICReq/ICResp of each queue, and then for each command that
+    /// sets the controller up.
     pub connect_timeout: Duration,
     /// Time for one command, from the call to its answer, waiting for a free slot or a reconnect included.
     pub command_timeout: Duration,

@@ -122,8 +122,8 @@ impl Bell {
 pub(crate) enum Work {
     /// Commands may have been handed over.
     Go,
-    /// The port has another connection now, or none.
-    End,
+    /// The port has another connection now, or none; the last one ended for this reason.
+    End(ConnectionError),
 }
 
 impl Port {
@@ -201,7 +201,9 @@ impl Port {
             let bell = inner.bell.take();
             let failed = matches!(gate, Gate::Failed(_));
             inner.gate = gate;
-            inner.cause = cause.clone();
+            if bell.is_some() {
+                inner.cause = cause.clone();
+            }
             inner.asleep = false;
             // They were never sent; their futures are told what those of sent ones are told.
             let mut wakers = Vec::new();
@@ -280,7 +282,7 @@ impl Port {
     pub(crate) fn take(&self, bell: &Arc<Bell>, into: &mut VecDeque<(usize, Command)>, sleep: bool) -> Work {
         let mut inner = self.lock();
         if !inner.owns(bell) {
-            return Work::End;
+            return Work::End(inner.cause.clone());
         }
         inner.asleep = sleep && inner.submissions.is_empty();
         into.append(&mut inner.submissions);
@@ -459,7 +461,9 @@ impl Future for Operation {
                         State::Waiting(id, command) => (Some(id), command),
                         _ => return Poll::Pending,
                     };
-                    let refusal = refusal(&inner, &this.port.address, &command, this.privileged);
+                    let late = command.limit.filter(|l| id.is_some() && l.deadline <= Instant::now());
+                    let refusal = refusal(&inner, &this.port.address, this.privileged)
+                        .or_else(|| late.map(|l| Error::Timeout { command: command.name, after: l.after }));
                     if let Some(error) = refusal {
                         id.into_iter().for_each(|id| inner.remove_waiter(id));
                         Poll::Ready(Answer { result: Err(error), payload: command.payload })
@@ -516,15 +520,14 @@ impl Future for Operation {
 }
 
 /// Why a command cannot even wait.
-fn refusal(inner: &Inner, address: &Arc<str>, command: &Command, privileged: bool) -> Option<Error> {
+fn refusal(inner: &Inner, address: &Arc<str>, privileged: bool) -> Option<Error> {
     if let Gate::Failed(error) = &inner.gate {
         return Some(error.clone());
     }
     if privileged && matches!(inner.gate, Gate::Closed) {
         return Some(Error::ConnectionLost { address: Arc::clone(address), cause: inner.cause.clone() });
     }
-    let limit = command.limit.filter(|l| l.deadline <= Instant::now())?;
-    Some(Error::Timeout { command: command.name, after: limit.after })
+    None
 }
 
 impl Drop for Operation {

@@ -94,7 +94,7 @@ fn what_does_not_fit_is_refused_before_it_is_sent() {
     let (result, back) = block_on(kv.retrieve(key(0), vec![1u8; (4096 << 5) + 1]));
     assert!(result.unwrap_err().to_string().contains("(MDTS)"));
     assert_eq!(back.len(), (4096 << 5) + 1);
-    assert_eq!(kv.max_value_len().unwrap(), 100_000);
+    assert_eq!(kv.max_value_len(), 100_000);
     assert_eq!(target.seen().io_commands.load(Ordering::SeqCst), sent);
     drop(controller);
 }

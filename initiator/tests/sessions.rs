@@ -156,6 +156,59 @@ fn a_lost_connection_fails_what_is_in_flight_and_is_made_again() {
 }
 
 #[test]
+fn operations_are_repeated_only_if_that_is_asked_for_and_harmless() {
+    let target = Target::start();
+    let (controller, kv) = connect(&target);
+    target.change(|b| b.hold_io = true);
+    block_on(async {
+        let patient = kv.with_repeats();
+        let mut store = Box::pin(patient.store(key(1), vec![1u8; 9000], StoreOptions::NO_COMPRESS));
+        let mut read = Box::pin(patient.retrieve(key(1), vec![0u8; 9000]));
+        let mut unique = Box::pin(patient.store(key(2), vec![2u8; 10], StoreOptions::MUST_NOT_EXIST));
+        let mut plain = Box::pin(kv.exist(key(1)));
+        start(store.as_mut());
+        start(read.as_mut());
+        start(unique.as_mut());
+        start(plain.as_mut());
+        eventually("4 commands are there", || target.held() == 4);
+        target.change(|b| b.hold_io = false);
+        target.cut();
+        let (result, back) = store.await;
+        result.unwrap();
+        assert_eq!(back, [1; 9000]);
+        // The reads of the second connection may overtake the store of the same.
+        let (result, _) = read.await;
+        assert!(result.is_ok() || result.unwrap_err().is_key_missing());
+        assert!(matches!(unique.await.0, Err(Error::ConnectionLost { .. })));
+        assert!(matches!(plain.await, Err(Error::ConnectionLost { .. })));
+        assert_eq!(kv.retrieve_vec(key(1)).await.unwrap(), [1; 9000]);
+    });
+    assert_eq!(controller.reconnects(), 1);
+}
+
+#[test]
+fn operations_run_on_the_threads_of_any_executor() {
+    fn movable<T: Send>(value: T) -> T {
+        value
+    }
+    let target = Target::start();
+    let (address, options) = (target.address(), options());
+    let controller = block_on(movable(Controller::connect(&address, SUBNQN, &options))).unwrap();
+    let kv = block_on(movable(controller.kv(KV_NSID))).unwrap();
+    // Begun on one thread, ended on another.
+    let mut store = Box::pin(movable({
+        let kv = kv.clone();
+        async move { kv.store(key(1), vec![1u8; 50_000], StoreOptions::empty()).await.0 }
+    }));
+    start(store.as_mut());
+    thread::spawn(move || block_on(store)).join().unwrap().unwrap();
+    block_on(movable(kv.retrieve(key(1), vec![0u8; 50_000]))).0.unwrap();
+    block_on(movable(kv.list(None))).unwrap();
+    block_on(movable(controller.namespaces())).unwrap();
+    block_on(movable(controller.disconnect()));
+}
+
+#[test]
 fn operations_wait_for_a_target_that_restarts() {
     let target = Target::start();
     let (controller, kv) = connect(&target);

@@ -12,6 +12,9 @@ use kvof_spec::{Csi, FromBytes, Sqe};
 use super::{Controller, RawCompletion};
 use crate::{Error, Result, buffer::Payload, queue::Reply};
 
+/// Most namespaces that are believed.
+const NAMESPACES_MAX: usize = 65_536;
+
 /// The data of an admin command.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AdminData {
@@ -119,6 +122,10 @@ impl Controller {
                 }
                 after = nsid;
                 count += 1;
+                if namespaces.len() >= NAMESPACES_MAX {
+                    let reason = format!("more than {NAMESPACES_MAX} namespaces");
+                    return Err(Error::invalid_answer("Identify (Active Namespace ID list)", reason));
+                }
                 // A namespace that has gone meanwhile is no error.
                 match self.namespace(nsid).await {
                     Ok(namespace) => namespaces.push(namespace),

@@ -305,7 +305,7 @@ async fn send(
     sqe: Sqe,
     payload: Payload,
 ) -> Result<(Reply, Payload)> {
-    let (result, payload) = shared.send(port, name, sqe, payload, None, true).await;
+    let (result, payload) = shared.send(port, name, sqe, payload, Some(shared.options.connect_timeout), true).await;
     result.map(|reply| (reply, payload))
 }
 

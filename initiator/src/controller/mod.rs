@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -62,6 +62,8 @@ struct Shared {
     events: Watch<Events>,
     admin: Arc<Port>,
     io: Vec<Arc<Port>>,
+    /// Most bytes of one command's data (MDTS).
+    max_transfer: AtomicU32,
     /// I/O queues that the controller granted.
     io_count: AtomicUsize,
     /// Where to begin looking for the least loaded I/O queue.
@@ -126,6 +128,7 @@ impl Controller {
             events: Watch::new(Events::default()),
             admin: port(0),
             io: (1..=options.io_queues).map(port).collect(),
+            max_transfer: AtomicU32::new(0),
             io_count: AtomicUsize::new(0),
             next_io: AtomicUsize::new(0),
             name,
@@ -240,51 +243,56 @@ impl Controller {
     }
 
     /// Most bytes of one command's data: MDTS.
-    pub(crate) fn max_transfer(&self) -> Result<u32> {
-        Ok(self.info()?.max_transfer)
+    pub(crate) fn max_transfer(&self) -> u32 {
+        self.shared().max_transfer.load(Ordering::Relaxed)
     }
 
     /// Sends a command with data to the controller and gives the buffer back.
-    pub(crate) async fn io_out<B: IoBuf>(
-        &self,
-        name: &'static str,
-        sqe: Sqe,
-        buffer: B,
-        timeout: Option<Duration>,
-    ) -> (Result<Reply>, B) {
-        let (result, payload) = self.io(name, sqe, Payload::to_controller(buffer), timeout).await;
+    pub(crate) async fn io_out<B: IoBuf>(&self, io: Io, buffer: B) -> (Result<Reply>, B) {
+        let (result, payload) = self.io(io, Payload::to_controller(buffer)).await;
         (result, give_back(payload))
     }
 
     /// Sends a command that reads data into `buffer` and gives the buffer back.
-    pub(crate) async fn io_in<B: IoBufMut>(
-        &self,
-        name: &'static str,
-        sqe: Sqe,
-        buffer: B,
-        timeout: Option<Duration>,
-    ) -> (Result<Reply>, B) {
-        let (result, payload) = self.io(name, sqe, Payload::from_controller(buffer), timeout).await;
+    pub(crate) async fn io_in<B: IoBufMut>(&self, io: Io, buffer: B) -> (Result<Reply>, B) {
+        let (result, payload) = self.io(io, Payload::from_controller(buffer)).await;
         (result, give_back(payload))
     }
 
     /// Sends a command without data.
-    pub(crate) async fn io_none(&self, name: &'static str, sqe: Sqe, timeout: Option<Duration>) -> Result<Reply> {
-        self.io(name, sqe, Payload::None, timeout).await.0
+    pub(crate) async fn io_none(&self, io: Io) -> Result<Reply> {
+        self.io(io, Payload::None).await.0
     }
 
-    async fn io(
-        &self,
-        name: &'static str,
-        sqe: Sqe,
-        payload: Payload,
-        timeout: Option<Duration>,
-    ) -> (Result<Reply>, Payload) {
-        match self.shared().pick_io() {
-            Ok(port) => self.shared().send(&port, name, sqe, payload, timeout, false).await,
-            Err(error) => (Err(error), payload),
+    async fn io(&self, io: Io, mut payload: Payload) -> (Result<Reply>, Payload) {
+        let shared = self.shared();
+        let limit = TimeLimit::new(Instant::now(), io.timeout.unwrap_or(shared.options.command_timeout));
+        loop {
+            let port = match shared.pick_io() {
+                Ok(port) => port,
+                Err(error) => return (Err(error), payload),
+            };
+            let command = Command { sqe: io.sqe, payload, name: io.name, limit };
+            let answer = Operation::new(port, command, false).await;
+            let lost = matches!(answer.result, Err(Error::ConnectionLost { .. }));
+            if !(lost && io.repeat && limit.is_some_and(|l| l.deadline > Instant::now())) {
+                return (answer.result, answer.payload);
+            }
+            payload = answer.payload;
         }
     }
+}
+
+/// An I/O command and how to treat it.
+#[derive(Clone, Copy)]
+pub(crate) struct Io {
+    /// Its name in errors.
+    pub(crate) name: &'static str,
+    pub(crate) sqe: Sqe,
+    /// Time limit, if not the controller's.
+    pub(crate) timeout: Option<Duration>,
+    /// Sent again when the connection is lost: the command may be executed twice.
+    pub(crate) repeat: bool,
 }
 
 /// The buffer that went in. An answer always carries the payload of its command.

@@ -71,7 +71,6 @@ fn connect(link: &Link, port: &Port, bell: &Arc<Bell>) -> Result<OwnedFd, Connec
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(1);
         match connect_one(address, Instant::now() + share, link, port, bell) {
             Ok(socket) => return Ok(socket),
-            Err(ConnectionError::ClosedByHost) => return Err(ConnectionError::ClosedByHost),
             Err(cause) => failure = cause,
         }
     }
@@ -104,8 +103,8 @@ fn connect_one(
             sockopt::socket_error(&socket).map_err(failed)?.map_err(failed)?;
             return Ok(socket);
         }
-        if let Work::End = port.take(bell, &mut VecDeque::new(), false) {
-            return Err(ConnectionError::ClosedByHost);
+        if let Work::End(cause) = port.take(bell, &mut VecDeque::new(), false) {
+            return Err(cause);
         }
     }
 }
@@ -187,8 +186,8 @@ impl<'a> Driver<'a> {
 
     /// Moves what can be moved; gives whether anything was.
     fn round(&mut self) -> bool {
-        if let Work::End = self.port.take(self.bell, &mut self.commands, false) {
-            self.queue.fail(ConnectionError::ClosedByHost);
+        if let Work::End(cause) = self.port.take(self.bell, &mut self.commands, false) {
+            self.queue.fail(cause);
         }
         let mut progress = !self.commands.is_empty();
         while let Some((key, command)) = self.commands.pop_front() {
@@ -281,7 +280,7 @@ impl<'a> Driver<'a> {
     /// Sleeps until there is something to do.
     fn sleep(&mut self, now: Instant) -> Result<(), ConnectionError> {
         match self.port.take(self.bell, &mut self.commands, true) {
-            Work::End => return Ok(()),
+            Work::End(_) => return Ok(()),
             Work::Go if !self.commands.is_empty() => return Ok(()),
             Work::Go => {}
         }

@@ -112,7 +112,7 @@ pub struct State {
     stopped: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
     /// Commands that are held: where their answers go.
-    held: Mutex<Vec<(Arc<Wire>, Sqe, Vec<u8>)>>,
+    held: Mutex<Vec<Held>>,
     /// Asynchronous Event Requests.
     events: Mutex<Vec<(Arc<Wire>, u16)>>,
     /// Entries and generation of the discovery log.
@@ -243,6 +243,9 @@ impl Drop for Target {
         self.cut();
     }
 }
+
+/// A command whose answer waits, and its data.
+type Held = (Arc<Wire>, Sqe, Vec<u8>);
 
 /// The sending half of a connection.
 pub struct Wire {

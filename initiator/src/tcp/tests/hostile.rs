@@ -111,7 +111,8 @@ fn bad_initialisation_is_refused() {
         rig.feed(pdu.as_bytes());
         rig
     };
-    let cases: &[(u16, u32, fn(&mut IcResp))] = &[
+    type Change = fn(&mut IcResp);
+    let cases: &[(u16, u32, Change)] = &[
         (UNSUPPORTED, 8, |p| p.pfv = (PFV_1_0 + 1).into()),
         (FIELD, 10, |p| p.cpda = 32),
         (FIELD, 11, |p| p.dgst = 1),
