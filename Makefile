@@ -28,7 +28,7 @@ build: ## build the target and the kvof command, optimised
 	cargo build --release --locked --bins -p kvof-target -p kvof-tools
 
 demo: build ## serve a KV namespace, store at least 1 GiB of files in it, verify every byte
-	@tools/demo
+	cargo run --release --locked --quiet -p kvof-tools --example demo
 
 test: ## every check: format, lints, unit tests, documentation, the Linux kernel as host
 	@tools/steps lint unit docs interop
@@ -51,7 +51,7 @@ docs: ## API documentation of every crate, without warnings
 
 interop: ## the stock Linux kernels 6.12 and 6.1 in a guest, with nvme-cli, against the target
 	cargo build --release --locked --bins -p kvof-target -p kvof-guest
-	KVOF_REQUIRE_GUEST=$(KVOF_REQUIRE_GUEST) cargo test --locked -p kvof-interop -- --nocapture
+	KVOF_BIN_DIR=$(CARGO_TARGET_DIR)/release KVOF_REQUIRE_GUEST=$(KVOF_REQUIRE_GUEST) cargo test --locked -p kvof-interop -- --nocapture
 
 bench: build ## figures for docs/performance.md
 	@tools/bench

@@ -115,6 +115,7 @@ fn write_summary(out: &mut String, config: &Config) -> std::fmt::Result {
         let hosts = match &subsystem.allowed_hosts {
             None => "any host".to_owned(),
             Some(hosts) if hosts.is_empty() => "no host".to_owned(),
+            Some(hosts) if hosts.len() == 1 => "one host".to_owned(),
             Some(hosts) => format!("{} hosts", hosts.len()),
         };
         writeln!(out, "subsystem {} for {hosts}", subsystem.nqn.as_str())?;
