@@ -90,7 +90,7 @@ fn shard_of(key: &Key, cores: usize) -> usize {
     let mut hash = (bytes as u64).wrapping_mul(MULTIPLIER);
     hash = (hash.rotate_left(29) ^ (bytes >> 64) as u64 ^ key.len() as u64).wrapping_mul(MULTIPLIER);
     hash ^= hash >> 32;
-    usize::try_from(u128::from(hash.wrapping_mul(MULTIPLIER)) * cores as u128 >> 64).unwrap_or(0)
+    usize::try_from((u128::from(hash.wrapping_mul(MULTIPLIER)) * cores as u128) >> 64).unwrap_or(0)
 }
 
 impl KvMemory {

@@ -120,7 +120,7 @@ impl NvmFile {
         let outcome: IoResult = match (&mut request.step, result) {
             (Step::Zero { in_flight, failed, .. }, DiskResult::Write { result }) => {
                 *in_flight -= 1;
-                *failed |= log(&self.file, result.err());
+                *failed |= log(&self.file, result.err().as_ref());
                 self.advance_zero(env, id, key);
                 return;
             }
@@ -132,7 +132,7 @@ impl NvmFile {
             (Step::Read, DiskResult::Read { buf, result }) => match result {
                 Ok(read) if read >= buf.len() => Ok(IoOutcome::NvmData(DataOut::Shared(buf.freeze()))),
                 other => {
-                    log(&self.file, Some(other.map_or_else(|error| error, short)));
+                    log(&self.file, Some(&other.map_or_else(|error| error, short)));
                     Err(IoError::Nvm(Status::UNRECOVERED_READ_ERROR))
                 }
             },
@@ -140,14 +140,16 @@ impl NvmFile {
                 Ok(read) if read >= expected.len() && *buf == **expected => Ok(IoOutcome::Nvm),
                 Ok(read) if read >= expected.len() => Err(IoError::Nvm(Status::COMPARE_FAILURE)),
                 other => {
-                    log(&self.file, Some(other.map_or_else(|error| error, short)));
+                    log(&self.file, Some(&other.map_or_else(|error| error, short)));
                     Err(IoError::Nvm(Status::UNRECOVERED_READ_ERROR))
                 }
             },
-            (_, DiskResult::Write { result } | DiskResult::Sync { result }) => match log(&self.file, result.err()) {
-                false => Ok(IoOutcome::Nvm),
-                true => Err(IoError::Nvm(Status::WRITE_FAULT)),
-            },
+            (_, DiskResult::Write { result } | DiskResult::Sync { result }) => {
+                match log(&self.file, result.err().as_ref()) {
+                    false => Ok(IoOutcome::Nvm),
+                    true => Err(IoError::Nvm(Status::WRITE_FAULT)),
+                }
+            }
             (_, DiskResult::Read { .. }) => Err(IoError::Nvm(Status::INTERNAL_ERROR)),
         };
         let Request { op, .. } = self.requests.remove(key);
@@ -184,8 +186,8 @@ impl NvmFile {
 }
 
 /// Whether there was an error.
-fn log(file: &DiskFile, error: Option<io::Error>) -> bool {
-    if let Some(error) = &error {
+fn log(file: &DiskFile, error: Option<&io::Error>) -> bool {
+    if let Some(error) = error {
         tracing::error!(path = %file.path().display(), %error, "disk I/O of a block namespace failed");
     }
     error.is_some()

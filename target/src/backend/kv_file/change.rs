@@ -100,18 +100,14 @@ impl KvFile {
         }
         // What waits for blocks has a right to the next ones; a Delete needs only one of the reserve, and brings blocks.
         let waits = !self.cramped.is_empty() && matches!(job.action, Action::Store(..));
-        match if waits { Err(job) } else { self.write(env, job) } {
-            Ok(()) => true,
-            Err(job) if self.may_get_blocks() => {
-                self.cramped.push_back(job);
-                true
-            }
-            Err(job) => {
-                self.cancel(&job);
-                self.finish(env, job.origin, Err(KvError::CapacityExceeded));
-                false
-            }
+        let Some(job) = (if waits { Some(job) } else { self.write(env, job) }) else { return true };
+        if self.may_get_blocks() {
+            self.cramped.push_back(job);
+            return true;
         }
+        self.cancel(&job);
+        self.finish(env, job.origin, Err(KvError::CapacityExceeded));
+        false
     }
 
     /// Conditions, limits and the reservation of room.
@@ -158,14 +154,14 @@ impl KvFile {
     }
 
     /// Answers a job that has its key's lock, but no blocks, and never will have them.
-    pub(super) fn abandon(&mut self, env: &mut Env, job: Job, error: KvError) {
-        self.cancel(&job);
+    pub(super) fn abandon(&mut self, env: &mut Env, job: &Job, error: KvError) {
+        self.cancel(job);
         self.finish(env, job.origin, Err(error));
         self.unlock(env, job.key);
     }
 
     /// Takes blocks and starts to write; the job comes back if there are none.
-    fn write(&mut self, env: &mut Env, job: Job) -> Result<(), Job> {
+    fn write(&mut self, env: &mut Env, job: Job) -> Option<Job> {
         let (blocks, keep, content) = match &job.action {
             Action::Store(_, value) => {
                 let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
@@ -173,7 +169,7 @@ impl KvFile {
             }
             Action::Delete => (1, 0, Content::Tombstone),
         };
-        let Some(first) = self.free.allocate(blocks, keep) else { return Err(job) };
+        let Some(first) = self.free.allocate(blocks, keep) else { return Some(job) };
         let content = match (&job.action, content) {
             (Action::Store(_, value), Content::Value { len, .. }) => Content::Value { len, crc: crc32c(value) },
             (_, content) => content,
@@ -218,7 +214,7 @@ impl KvFile {
                 mutation.writes += 1;
             }
         }
-        Ok(())
+        None
     }
 
     pub(super) fn write_done(&mut self, env: &mut Env, index: usize, result: io::Result<()>) {
@@ -275,9 +271,9 @@ impl KvFile {
         }
     }
 
-    pub(super) fn sync_done(&mut self, env: &mut Env, result: io::Result<()>) {
+    pub(super) fn sync_done(&mut self, env: &mut Env, result: &io::Result<()>) {
         let batch = self.syncing.take().unwrap_or_default();
-        if let Err(error) = &result {
+        if let Err(error) = result {
             // Which of the writes are on the medium is not known, and no later sync will tell. Nothing that depends on
             // them may be written any more.
             self.fail("sync", error);
@@ -388,8 +384,8 @@ impl KvFile {
             let mut stores_wait = self.failed;
             for job in mem::take(&mut self.cramped) {
                 let is_store = matches!(job.action, Action::Store(..));
-                let again = if self.failed || is_store && stores_wait { Err(job) } else { self.write(env, job) };
-                if let Err(job) = again {
+                let waits = self.failed || is_store && stores_wait;
+                if let Some(job) = if waits { Some(job) } else { self.write(env, job) } {
                     stores_wait |= is_store;
                     self.cramped.push_back(job);
                 }
@@ -399,7 +395,7 @@ impl KvFile {
             }
             let Some(job) = self.cramped.pop_front() else { return };
             let error = if self.failed { KvError::Unrecovered } else { KvError::CapacityExceeded };
-            self.abandon(env, job, error);
+            self.abandon(env, &job, error);
         }
     }
 }

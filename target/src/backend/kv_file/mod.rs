@@ -340,7 +340,7 @@ impl KvFile {
             (DiskTag::KvRead(read), DiskResult::Read { buf, result }) => self.read_done(env, read, buf, result),
             (DiskTag::KvWrite(mutation), DiskResult::Write { result }) => self.write_done(env, mutation, result),
             (DiskTag::KvErase(record), DiskResult::Write { result }) => self.erase_done(env, record, result),
-            (DiskTag::KvSync, DiskResult::Sync { result }) => self.sync_done(env, result),
+            (DiskTag::KvSync, DiskResult::Sync { result }) => self.sync_done(env, &result),
             (DiskTag::KvSuperblock, DiskResult::Write { result: Ok(()) }) => {
                 self.in_flight += 1;
                 env.disk.sync((self.id, DiskTag::KvSuperblock), &self.file);
@@ -400,7 +400,7 @@ impl KvFile {
             self.finish(env, origin, Err(KvError::NotReady));
         }
         for job in std::mem::take(&mut self.cramped) {
-            self.abandon(env, job, KvError::NotReady);
+            self.abandon(env, &job, KvError::NotReady);
         }
         let waiting: Vec<Job> = self.locks.values_mut().flat_map(std::mem::take).collect();
         for job in waiting {

@@ -342,16 +342,40 @@ fn values_cannot_forge_records() {
     let other = dir.path().join("other");
     let mut foreign = Rig::new(kv_namespace(LIMITS, 1 << 20, file(&other)), 1, 1).unwrap();
     for number in 0..9 {
-        store(&mut foreign, 0, &value(number, 4000)).unwrap();
+        store(&mut foreign, number as usize, &value(number, 4000)).unwrap();
     }
-    let blocks = foreign.disk.image.clone();
-    store(&mut rig, 1, &blocks[4096..4096 + (60 << 10)]).unwrap();
+    // Where these bytes come to lie, they are in the very blocks that their trailers name.
+    let forged = foreign.disk.image[8192..8192 + (60 << 10)].to_vec();
+    store(&mut rig, 1, &forged).unwrap();
+    assert_eq!(find(&rig.disk.image, &forged), 8192);
     rig.run(0, IoRequest::Kv(KvRequest::Delete { key: key(1) })).unwrap();
     rig.close();
     let mut rig = Rig::new(Namespace::new(ns.def.clone(), ns.backend), 1, 1).unwrap();
     assert_eq!(rig.ns.state.keys.load(Ordering::Relaxed), 1);
     let Ok(IoOutcome::Kv(KvOutcome::Retrieved(read))) = retrieve(&mut rig, 0) else { panic!() };
     assert_eq!(*read, *b"original");
+}
+
+#[test]
+fn a_deleted_key_stays_deleted_while_an_old_value_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kv");
+    let ns = kv_namespace(LIMITS, SIZE, file(&path));
+    let mut rig = Rig::new(Arc::clone(&ns), 1, 1).unwrap();
+    store(&mut rig, 0, b"old").unwrap();
+    rig.disk.hold_reads = true;
+    rig.submit(0, IoRequest::Kv(KvRequest::Retrieve { key: key(0), raw: false })).unwrap();
+    store(&mut rig, 0, b"new").unwrap();
+    rig.run(0, IoRequest::Kv(KvRequest::Delete { key: key(0) })).unwrap();
+    // The old record cannot be erased yet. Everything that is free is used, several times.
+    for round in 0..200 {
+        store(&mut rig, 1 + round % 70, &value(round as u64, 100)).unwrap();
+    }
+    let image = rig.disk.crash(&mut Rng(3));
+    rig.power_off(&image);
+    let mut rig = Rig::new(Namespace::new(ns.def.clone(), ns.backend), 1, 1).unwrap();
+    assert_eq!(retrieve(&mut rig, 0).unwrap_err(), IoError::Kv(KvError::KeyDoesNotExist));
+    assert_eq!(rig.ns.state.keys.load(Ordering::Relaxed), 70);
 }
 
 #[test]

@@ -146,11 +146,11 @@ fn random_command(rng: &mut Rng, limits: &KvLimits) -> (KvCommand, usize) {
     (command, if rng.chance(40) { sgl / 2 } else { sgl })
 }
 
-fn same_as_reference(ns: Arc<Namespace>, cores: usize, seed: u64, reopen: bool) -> Result<(), TestCaseError> {
+fn same_as_reference(ns: &Arc<Namespace>, cores: usize, seed: u64, reopen: bool) -> Result<(), TestCaseError> {
     let NamespaceKindDef::Kv { limits, size, .. } = ns.def.kind else { panic!("no KV namespace") };
     let config = ReferenceConfig { limits, capacity: size, slot_quota: u64::MAX };
     let reference = StorePort::new(ReferenceStore::new(config), 1, u32::MAX, "reference");
-    let mut port = RigPort::new(Rig::new(Arc::clone(&ns), cores, seed).unwrap());
+    let mut port = RigPort::new(Rig::new(Arc::clone(ns), cores, seed).unwrap());
     let mut rng = Rng(seed ^ 0xabcd);
     for i in 0..120 {
         if reopen && i % 40 == 39 {
@@ -186,14 +186,14 @@ proptest! {
     #[test]
     fn memory_is_as_the_reference(cores in 1usize..5, seed: u64, mnks in 0u32..7) {
         let limits = KvLimits { kvvml: 20_000, mnks, ..LIMITS };
-        same_as_reference(kv_namespace(limits, 50_000, StorageDef::Memory), cores, seed, false)?;
+        same_as_reference(&kv_namespace(limits, 50_000, StorageDef::Memory), cores, seed, false)?;
     }
 
     #[test]
     fn file_is_as_the_reference(cores in 1usize..4, seed: u64, mnks in 0u32..7) {
         let dir = tempfile::tempdir().unwrap();
         let limits = KvLimits { kvvml: 20_000, mnks, ..LIMITS };
-        same_as_reference(kv_namespace(limits, 1 << 20, file(&dir.path().join("kv"))), cores, seed, true)?;
+        same_as_reference(&kv_namespace(limits, 1 << 20, file(&dir.path().join("kv"))), cores, seed, true)?;
     }
 }
 

@@ -80,6 +80,8 @@ pub(super) struct Disk {
     pending: Vec<(usize, DiskRequest, usize)>,
     /// One operation in so many fails; 0 for none.
     pub(super) faults: usize,
+    /// Reads do not end.
+    pub(super) hold_reads: bool,
     pub(super) syncs: usize,
     pub(super) writes: usize,
 }
@@ -93,8 +95,15 @@ impl Disk {
         self.pending.push((core, request, self.synced + self.unsynced.len()));
     }
 
+    /// Which of the pending operations can end.
+    fn ready(&self) -> Vec<usize> {
+        let held = |request: &DiskRequest| self.hold_reads && matches!(request, DiskRequest::Read { .. });
+        (0..self.pending.len()).filter(|i| !held(&self.pending[*i].1)).collect()
+    }
+
     fn complete(&mut self, rng: &mut Rng) -> (usize, u64, DiskResult) {
-        let (core, request, covered) = self.pending.swap_remove(rng.below(self.pending.len()));
+        let ready = self.ready();
+        let (core, request, covered) = self.pending.swap_remove(ready[rng.below(ready.len())]);
         let fault = rng.chance(self.faults).then(|| io::Error::other("injected"));
         match request {
             DiskRequest::Read { offset, mut buf, token, .. } => {
@@ -237,7 +246,7 @@ impl Rig {
     pub(super) fn step(&mut self) -> bool {
         self.now += 1;
         let boxes: Vec<_> = self.mail.iter().filter(|(_, mail)| !mail.is_empty()).map(|(key, _)| *key).collect();
-        let choices = boxes.len() + self.disk.pending.len();
+        let choices = boxes.len() + self.disk.ready().len();
         if choices == 0 {
             return false;
         }
