@@ -171,6 +171,8 @@ struct Env {
     done: VecDeque<(OpId, IoResult)>,
     disk: DiskQueue,
     outbox: VecDeque<(usize, BackendMessage)>,
+    /// Requests of other cores that wait for memory of the pool.
+    hungry: usize,
 }
 
 #[derive(Debug)]
@@ -191,6 +193,7 @@ impl Backends {
             done: VecDeque::new(),
             disk: DiskQueue::default(),
             outbox: VecDeque::new(),
+            hungry: 0,
         };
         Self { parts: BTreeMap::new(), env }
     }
@@ -240,9 +243,11 @@ impl Backends {
     /// A request that has ended, or `None` if there is none now. Also gives requests of other cores that wait for memory
     /// of the pool another try.
     pub fn poll(&mut self) -> Option<(OpId, Result<IoOutcome, IoError>)> {
-        for part in self.parts.values_mut() {
-            if let PartKind::KvFile(store) = &mut part.kind {
-                store.retry_hungry(&mut self.env);
+        if self.env.hungry > 0 {
+            for part in self.parts.values_mut() {
+                if let PartKind::KvFile(store) = &mut part.kind {
+                    store.retry_hungry(&mut self.env);
+                }
             }
         }
         self.env.done.pop_front()
@@ -250,8 +255,8 @@ impl Backends {
 
     /// Whether requests wait here for memory of the pool: [`Self::poll`] is to be called when some has come back.
     #[must_use]
-    pub fn wants_memory(&self) -> bool {
-        self.parts.values().any(|part| matches!(&part.kind, PartKind::KvFile(store) if store.is_hungry()))
+    pub const fn wants_memory(&self) -> bool {
+        self.env.hungry > 0
     }
 
     /// Whether nothing is under way: no disk operation, no message, no result that has not been fetched.

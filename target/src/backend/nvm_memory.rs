@@ -1,9 +1,9 @@
 //! A block namespace in memory: one region that all cores read and write.
 //!
-//! A Read lends the region itself to the socket, so nothing is copied; a Write that overlaps a Read in flight may show in
-//! it, as the specification allows beyond the atomic write unit, which is not promised (AWUPF is one block only in name:
-//! words of 8 bytes are never torn). Flush and FUA have nothing to do, and Deallocate keeps the data, which is one of the
-//! answers that DLFEAT 000b leaves open.
+//! A Read lends the region itself to the socket, so nothing is copied. The price: a Read and a Write of the same block that
+//! are in flight together are not atomic towards each other, only words of 8 bytes are; whoever orders such commands, as
+//! file systems and databases do, does not see it. Flush and FUA have nothing to do, and Deallocate keeps the data, which is
+//! one of the answers that DLFEAT 000b leaves open.
 
 use kvof_io::{Region, RegionError};
 use kvof_spec::Status;

@@ -1,6 +1,8 @@
 //! Opens the storage of a namespace: one part for each core.
 
 use std::{
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -84,7 +86,7 @@ pub enum OpenError {
         /// Bytes asked for.
         size: u64,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -110,7 +112,7 @@ pub fn open(ns: &Arc<Namespace>, cores: usize, pool: &Pool) -> Result<Vec<Backen
         NamespaceKindDef::Nvm { storage: StorageDef::Memory, block_size, size } => {
             let no_memory = |source| OpenError::Memory { nsid: ns.def.nsid, size: *size, source };
             check_multiple(ns, *size, u64::from(*block_size))?;
-            let len = usize::try_from(*size).map_err(|_| no_memory(std::io::ErrorKind::OutOfMemory.into()))?;
+            let len = usize::try_from(*size).map_err(|_| no_memory(io::ErrorKind::OutOfMemory.into()))?;
             let store = NvmMemory::new(Region::new(len).map_err(no_memory)?);
             (0..cores).map(|_| PartKind::NvmMemory(store.clone())).collect()
         }
@@ -164,9 +166,11 @@ fn check_multiple(ns: &Namespace, size: u64, of: u64) -> Result<(), OpenError> {
 
 fn open_disk(ns: &Namespace, path: &Path, size: u64, direct: bool) -> Result<DiskFile, OpenError> {
     let nsid = ns.def.nsid;
-    if !path.exists() {
+    let is_new = !path.exists();
+    if is_new {
         let missing = |hint| OpenError::Missing { nsid, path: path.to_owned(), hint };
-        if path.starts_with("/dev") {
+        // Memory for files is all right, a regular file in place of a device is a surprise.
+        if path.starts_with("/dev") && !path.starts_with("/dev/shm") {
             return Err(missing(
                 "devices are listed by `lsblk`; a regular file is made where it is missing, but not under /dev",
             ));
@@ -176,21 +180,35 @@ fn open_disk(ns: &Namespace, path: &Path, size: u64, direct: bool) -> Result<Dis
         }
     }
     let options = DiskOpenOptions { create: true, size: Some(size), direct, read_only: false };
-    DiskFile::open(path, options).map_err(|source| {
+    let file = DiskFile::open(path, options).map_err(|source| {
         let hint = match &source {
             DiskError::WrongType { .. } => "; name a file (it is made if it is missing) or a block device",
             DiskError::TooSmall { .. } => "; set the namespace's size to what is there, or use a larger device",
-            DiskError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            DiskError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "; let the target's user read and write it"
             }
-            DiskError::Io { source, .. } if source.kind() == std::io::ErrorKind::IsADirectory => {
+            DiskError::Io { source, .. } if source.kind() == io::ErrorKind::IsADirectory => {
                 "; name a file in it (it is made if it is missing) or a block device"
             }
-            DiskError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            DiskError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "; free some space there or make the namespace smaller"
             }
             _ => "",
         };
         OpenError::Disk { nsid, source, hint }
-    })
+    })?;
+    if is_new {
+        sync_parent(path).map_err(|source| {
+            let source = DiskError::Io { path: path.to_owned(), what: "sync the directory of", source };
+            OpenError::Disk { nsid, source, hint: "" }
+        })?;
+    }
+    Ok(file)
+}
+
+/// Makes the name of a new file durable: what is in a file without a name is lost with the power, however often it is
+/// synced.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    File::open(parent)?.sync_all()
 }

@@ -275,6 +275,7 @@ impl KvFile {
             KvRequest::Retrieve { key, .. } => {
                 if !self.hungry.is_empty() || !self.retrieve(env, origin, key) {
                     self.hungry.push_back((origin, key));
+                    env.hungry += 1;
                 }
             }
             KvRequest::Exist { key } => {
@@ -326,12 +327,8 @@ impl KvFile {
                 return;
             }
             self.hungry.pop_front();
+            env.hungry -= 1;
         }
-    }
-
-    /// Whether reads wait for memory.
-    pub(super) fn is_hungry(&self) -> bool {
-        !self.hungry.is_empty()
     }
 
     pub(super) fn handle_disk(&mut self, env: &mut Env, tag: DiskTag, result: DiskResult) {
@@ -397,6 +394,7 @@ impl KvFile {
         }
         self.closing = Closing::Draining;
         for (origin, _) in std::mem::take(&mut self.hungry) {
+            env.hungry -= 1;
             self.finish(env, origin, Err(KvError::NotReady));
         }
         for job in std::mem::take(&mut self.cramped) {

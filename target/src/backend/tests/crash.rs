@@ -11,7 +11,7 @@ use std::{
 
 use kvof_kv::{Key, KvError, KvLimits, KvOutcome, KvRequest, StoreOptions};
 
-use super::rig::{LIMITS, Rig, Rng, file, kv_namespace};
+use super::rig::{LIMITS, Rig, Rng, file, kv_namespace, scratch};
 use crate::{
     backend::{IoError, IoOutcome, IoRequest, IoResult},
     model::Namespace,
@@ -259,7 +259,7 @@ fn epochs(path: &Path, seed: u64, cut: u64, cores: usize, faults: usize) -> Resu
 
 #[test]
 fn power_loss_at_every_point_keeps_what_was_acknowledged() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let path = dir.path().join("kv");
     for seed in 0..3 {
         let mut cut = 0;
@@ -273,7 +273,7 @@ fn power_loss_at_every_point_keeps_what_was_acknowledged() {
 
 #[test]
 fn power_loss_and_a_failing_medium_keep_what_was_acknowledged() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let path = dir.path().join("kv");
     for seed in 100..300 {
         let cut = Rng(seed).below(300) as u64;
@@ -297,7 +297,7 @@ fn find(image: &[u8], bytes: &[u8]) -> usize {
 
 #[test]
 fn rot_is_an_error_and_never_wrong_bytes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let ns = kv_namespace(LIMITS, 1 << 20, file(&dir.path().join("kv")));
     let mut rig = Rig::new(Arc::clone(&ns), 1, 1).unwrap();
     let values = [value(1, 10), value(2, 5000), value(3, 8184)];
@@ -333,7 +333,7 @@ fn rot_is_an_error_and_never_wrong_bytes() {
 
 #[test]
 fn values_cannot_forge_records() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let path = dir.path().join("kv");
     let ns = kv_namespace(LIMITS, 1 << 20, file(&path));
     let mut rig = Rig::new(Arc::clone(&ns), 1, 1).unwrap();
@@ -358,7 +358,7 @@ fn values_cannot_forge_records() {
 
 #[test]
 fn a_deleted_key_stays_deleted_while_an_old_value_is_read() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let path = dir.path().join("kv");
     let ns = kv_namespace(LIMITS, SIZE, file(&path));
     let mut rig = Rig::new(Arc::clone(&ns), 1, 1).unwrap();
@@ -380,7 +380,7 @@ fn a_deleted_key_stays_deleted_while_an_old_value_is_read() {
 
 #[test]
 fn a_medium_that_failed_a_sync_is_still_read() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut rig = Rig::new(kv_namespace(LIMITS, 1 << 20, file(&dir.path().join("kv"))), 1, 1).unwrap();
     store(&mut rig, 0, b"before").unwrap();
     rig.disk.faults = 1;

@@ -12,7 +12,7 @@ use kvof_kv::{
 use kvof_spec::{SglDescriptor, Status};
 use proptest::prelude::*;
 
-use super::rig::{LIMITS, Rig, Rng, bytes_of, file, kv_namespace};
+use super::rig::{LIMITS, Rig, Rng, bytes_of, file, kv_namespace, scratch};
 use crate::{
     backend::{IoError, IoOutcome, IoRequest},
     model::{Namespace, NamespaceKindDef, StorageDef},
@@ -111,7 +111,7 @@ fn memory_conforms() {
 #[test]
 fn file_conforms() {
     for cores in [1, 3] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let ns = kv_namespace(LIMITS, 8 << 20, file(&dir.path().join("kv")));
         conforms(Rig::new(ns, cores, 1).unwrap());
     }
@@ -191,7 +191,7 @@ proptest! {
 
     #[test]
     fn file_is_as_the_reference(cores in 1usize..4, seed: u64, mnks in 0u32..7) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let limits = KvLimits { kvvml: 20_000, mnks, ..LIMITS };
         same_as_reference(&kv_namespace(limits, 1 << 20, file(&dir.path().join("kv"))), cores, seed, true)?;
     }
@@ -261,7 +261,7 @@ fn memory_leaves_room_in_the_pool() {
 
 #[test]
 fn a_full_file_deletes_and_takes_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let ns = kv_namespace(LIMITS, 1 << 20, file(&dir.path().join("kv")));
     let mut rig = Rig::new(ns, 2, 3).unwrap();
     let value = |i: usize| vec![i as u8; 8200];
@@ -301,7 +301,7 @@ fn a_full_file_deletes_and_takes_again() {
 
 #[test]
 fn stores_in_flight_share_syncs() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let ns = kv_namespace(LIMITS, 4 << 20, file(&dir.path().join("kv")));
     let mut rig = Rig::new(ns, 1, 3).unwrap();
     for i in 0..128 {
@@ -317,7 +317,7 @@ fn stores_in_flight_share_syncs() {
 
 #[test]
 fn reads_wait_for_memory_here_and_elsewhere() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let ns = kv_namespace(LIMITS, 4 << 20, file(&dir.path().join("kv")));
     let pool = Pool::new(PoolConfig { limit: 1 << 20, shards: 1 });
     let mut rig = Rig::with_pool(ns, 2, 3, pool.clone()).unwrap();
@@ -342,7 +342,7 @@ fn reads_wait_for_memory_here_and_elsewhere() {
 
 #[test]
 fn detached_storage_answers_everything_and_closes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let path = dir.path().join("kv");
     for cores in 1..4 {
         let ns = kv_namespace(LIMITS, 4 << 20, file(&path));

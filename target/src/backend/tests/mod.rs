@@ -5,3 +5,4 @@ mod kv;
 mod nvm;
 mod opening;
 mod rig;
+mod ring;

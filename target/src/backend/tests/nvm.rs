@@ -3,7 +3,7 @@
 use kvof_spec::Status;
 use proptest::prelude::*;
 
-use super::rig::{Rig, Rng, file, nvm_namespace, read_bytes};
+use super::rig::{Rig, Rng, file, nvm_namespace, read_bytes, scratch};
 use crate::{
     backend::{ByteRange, IoError, IoOutcome, IoRequest, NvmRequest},
     model::StorageDef,
@@ -82,7 +82,7 @@ proptest! {
     #[test]
     fn file_is_as_an_array_and_keeps_what_was_flushed(cores in 1usize..5, seed: u64, small: bool) {
         let block = if small { 512 } else { 4096 };
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let ns = nvm_namespace(block, BLOCKS * u64::from(block), file(&dir.path().join("disk")));
         let mut rig = Rig::new(ns, cores, seed).unwrap();
         let mut array = same_as_array(&mut rig, u64::from(block), seed)?;
@@ -98,7 +98,7 @@ proptest! {
 
 #[test]
 fn zeros_beyond_one_write_are_complete_and_bounded() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let size = 8 << 20;
     let ns = nvm_namespace(4096, size, file(&dir.path().join("disk")));
     let mut rig = Rig::new(ns, 1, 5).unwrap();
@@ -115,7 +115,7 @@ fn zeros_beyond_one_write_are_complete_and_bounded() {
 
 #[test]
 fn ranges_outside_are_refused_by_every_storage() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     for storage in [StorageDef::Memory, file(&dir.path().join("disk"))] {
         let mut rig = Rig::new(nvm_namespace(512, 4096, storage), 1, 5).unwrap();
         for (offset, len) in [(4096, 512), (3584, 1024), (u64::MAX - 511, 512)] {
@@ -139,7 +139,7 @@ fn ranges_outside_are_refused_by_every_storage() {
 
 #[test]
 fn failures_of_the_disk_are_statuses() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut rig = Rig::new(nvm_namespace(512, 65536, file(&dir.path().join("disk"))), 1, 5).unwrap();
     rig.disk.faults = 1;
     let zeros = NvmRequest::WriteZeroes { offset: 0, len: 65536, deallocate: false, fua: false };

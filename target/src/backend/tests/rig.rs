@@ -66,6 +66,11 @@ pub(super) fn file(path: &Path) -> StorageDef {
     StorageDef::File { path: path.to_owned() }
 }
 
+/// A folder in memory, if there is any: the rig loses power thousands of times, and real syncs take milliseconds.
+pub(super) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// The disk of a machine.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
