@@ -77,7 +77,7 @@ fn run(options: &Options) -> Result<()> {
     let directory = Directory::create(&options.directory)?;
     let file = directory.0.join("kv.kvof");
     let size = format!("{}", (input.bytes as u64 * 5 / 4).next_multiple_of(4096) + (64 << 20));
-    let arguments = ["--kv-file", &format!("{}:{size}", file.display()), "--allow-any-host"];
+    let arguments = ["--kv-file", &file.display().to_string(), "--size", &size];
     let target = Target::start(&options.target, &arguments)?;
     let (input, stored) =
         with_controller(&target, async |controller| work::store(controller, NSID, input, options.depth).await)?;

@@ -73,7 +73,7 @@ async fn run(input: Input, depth: usize, work: impl AsyncFn(Value) -> Result<Val
     ensure!(done.len() == count, "{} of {count} commands were answered", done.len());
     let mut latency_us = Histogram::new(3)?;
     for (_, latency) in &done {
-        latency_us.saturating_record(latency.as_micros() as u64);
+        latency_us.record(latency.as_micros() as u64)?;
     }
     let values = done.into_iter().map(|(value, _)| value).collect();
     Ok((Input { files, bytes, values }, Figures { elapsed, bytes, latency_us }))

@@ -305,6 +305,9 @@ impl Connection {
         let Some(transfer) = self.transfers.get(index) else { return Err(Fatal::field(OFFSET_TTAG)) };
         let (offset, len) = (pdu.datao.get(), pdu.datal.get());
         let last = pdu.ch.flags().contains(PduFlags::LAST_PDU);
+        if !offset.is_multiple_of(4) {
+            return Err(Fatal::field(OFFSET_DATAO));
+        }
         transfer.check(place, offset, len, last).map_err(|e| match e {
             TransferError::Tag => Fatal::field(OFFSET_TTAG),
             TransferError::Offset => Fatal { fes: FatalErrorStatus::DATA_OUT_OF_RANGE, fei: OFFSET_DATAO },
@@ -417,6 +420,12 @@ impl Connection {
             return;
         }
         let head = self.rx.head;
+        if PduType(head[0]).is_term_req() {
+            // A TermReq is never answered by another, not even a malformed one.
+            self.rx.state = State::Deaf;
+            self.tx.clear();
+            return self.close(CloseReason::Fatal(fatal));
+        }
         self.send_term_req(fatal, head.get(..self.rx.quotable).unwrap_or_default());
         self.phase = Phase::Terminating(cx.now);
         self.rx.state = State::Deaf;
