@@ -158,13 +158,15 @@ impl Controller {
         queues.into_values().for_each(|queue| (queue.wake)());
     }
 
-    /// Ends the association: every queue is told to close, except the one that tells.
+    /// Ends the association: every queue is told to close. The first reason stays.
     pub(super) fn close(&self, reason: CloseReason) {
         if self.close.compare_exchange(0, reason as u8 + 1, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return;
         }
         let wakers: Vec<_> = self.with(|shared| shared.queues.values().map(|q| Arc::clone(&q.wake)).collect());
-        (self.transport.wake)();
+        if reason != CloseReason::AdminQueueGone {
+            (self.transport.wake)();
+        }
         wakers.iter().for_each(|wake| wake());
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use kvof_spec::{
-    Sqe, Status,
+    AdminOpcode, Sqe, Status,
     log::{ErrorInformation, TransportType},
 };
 
@@ -27,7 +27,8 @@ impl ErrorLog {
             cid: sqe.cid,
             status_field: status.to_wire().into(),
             parameter_error_location: u16::MAX.into(),
-            nsid: sqe.nsid,
+            // A Fabrics command has no namespace; its type is in the same place.
+            nsid: if sqe.opcode == AdminOpcode::FABRICS.0 { 0.into() } else { sqe.nsid },
             trtype: TransportType::TCP.0,
             ..ErrorInformation::default()
         };
