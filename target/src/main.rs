@@ -1,5 +1,7 @@
 //! The `kvof-target` command.
 
+#![forbid(unsafe_code)]
+
 use std::{
     io::{self, Write as _},
     path::PathBuf,

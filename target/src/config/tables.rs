@@ -108,7 +108,7 @@ table! {
     /// What hosts may ask for. These bound the resources that hosts can take.
     "[limits]" => LimitsTable {
         /// Most connections at a time, on all ports together. More are closed as they come.
-        connections: u32 = default(4096),
+        connections: u32 = default(2048),
         /// Most controllers (hosts' associations, discovery included) at a time.
         controllers: u32 = default(1024),
         /// Most I/O queues of one controller; each is a connection. 1 to 65534.
