@@ -7,9 +7,9 @@
 //! Write Zeroes writes zeros, a few pieces at a time. Deallocate is taken as the hint that it is and keeps the data: to
 //! write zeros over ranges that may span the namespace would keep the device busy for longer than hosts wait.
 
-use std::{io, sync::Arc};
+use std::{collections::VecDeque, io, sync::Arc};
 
-use kvof_io::{DiskFile, PoolBuf, SharedBuf};
+use kvof_io::{DiskFile, Pool, PoolBuf, SharedBuf};
 use kvof_spec::Status;
 use slab::Slab;
 
@@ -24,6 +24,9 @@ const ZEROS_LEN: usize = 256 << 10;
 /// How many writes of zeros one request has in flight.
 const ZEROS_IN_FLIGHT: u32 = 4;
 
+/// Bytes that Compare reads in one go. A multiple of every block size.
+const COMPARE_LEN: usize = 64 << 10;
+
 /// The storage; every core has one.
 #[derive(Debug)]
 pub(super) struct NvmFile {
@@ -32,6 +35,11 @@ pub(super) struct NvmFile {
     size: u64,
     zeros: SharedBuf,
     requests: Slab<Request>,
+    /// Where Compare reads to, one piece after another, unless a read has it. Compares hold memory of the pool: if they
+    /// waited for more of it, they could wait for each other.
+    compare_buf: Option<PoolBuf>,
+    /// Compares that have not ended; the first is being done.
+    compares: VecDeque<usize>,
 }
 
 #[derive(Debug)]
@@ -43,8 +51,11 @@ struct Request {
 #[derive(Debug)]
 enum Step {
     Read,
+    /// The first `equal` bytes from `offset` are as expected.
     Compare {
+        offset: u64,
         expected: PoolBuf,
+        equal: usize,
     },
     /// The last step of Write and Flush.
     Last,
@@ -60,13 +71,21 @@ enum Step {
 }
 
 impl NvmFile {
-    /// One for each of `cores`.
-    pub(super) fn for_cores(file: DiskFile, size: u64, cores: usize) -> Vec<Self> {
+    /// One for each of `cores`; `None` if the pool has no memory for them.
+    pub(super) fn for_cores(file: DiskFile, size: u64, cores: usize, pool: &Pool) -> Option<Vec<Self>> {
         let file = Arc::new(file);
         let zeros = aligned_block(ZEROS_LEN, |_| {});
-        (0..cores)
-            .map(|_| Self { file: Arc::clone(&file), size, zeros: zeros.clone(), requests: Slab::new() })
-            .collect()
+        let store = |_| {
+            Some(Self {
+                file: Arc::clone(&file),
+                size,
+                zeros: zeros.clone(),
+                requests: Slab::new(),
+                compare_buf: Some(pool.alloc(COMPARE_LEN)?),
+                compares: VecDeque::new(),
+            })
+        };
+        (0..cores).map(store).collect()
     }
 
     pub(super) fn submit(&mut self, env: &mut Env, id: BackendId, op: OpId, request: NvmRequest) -> Submitted {
@@ -92,13 +111,9 @@ impl NvmFile {
                 self.advance_zero(env, id, key);
             }
             NvmRequest::Compare { offset, data } if within(offset, data.len() as u64) => {
-                match env.pool.alloc(data.len()) {
-                    Some(buf) => {
-                        let owner = add(&mut self.requests, Step::Compare { expected: data });
-                        env.disk.read(owner, &self.file, offset, buf);
-                    }
-                    None => return Submitted::NoMemory(IoRequest::Nvm(NvmRequest::Compare { offset, data })),
-                }
+                let step = Step::Compare { offset, expected: data, equal: 0 };
+                self.compares.push_back(self.requests.insert(Request { op, step }));
+                self.advance_compare(env, id);
             }
             NvmRequest::Flush => {
                 let owner = add(&mut self.requests, Step::Last);
@@ -136,14 +151,30 @@ impl NvmFile {
                     Err(IoError::Nvm(Status::UNRECOVERED_READ_ERROR))
                 }
             },
-            (Step::Compare { expected }, DiskResult::Read { buf, result }) => match result {
-                Ok(read) if read >= expected.len() && *buf == **expected => Ok(IoOutcome::Nvm),
-                Ok(read) if read >= expected.len() => Err(IoError::Nvm(Status::COMPARE_FAILURE)),
-                other => {
-                    log(&self.file, Some(&other.map_or_else(|error| error, short)));
-                    Err(IoError::Nvm(Status::UNRECOVERED_READ_ERROR))
+            (Step::Compare { expected, equal, .. }, DiskResult::Read { buf, result }) => {
+                let rest = expected.get(*equal..).unwrap_or_default();
+                let piece = rest.get(..COMPARE_LEN).unwrap_or(rest);
+                let outcome = match result {
+                    Ok(read) if read < piece.len() => Err(short(read)),
+                    Ok(_) => Ok(buf.get(..piece.len()) == Some(piece)),
+                    Err(error) => Err(error),
+                };
+                let is_last = piece.len() == rest.len();
+                *equal += piece.len();
+                self.compare_buf = Some(buf);
+                match outcome {
+                    Ok(true) if !is_last => {
+                        self.advance_compare(env, id);
+                        return;
+                    }
+                    Ok(true) => Ok(IoOutcome::Nvm),
+                    Ok(false) => Err(IoError::Nvm(Status::COMPARE_FAILURE)),
+                    Err(error) => {
+                        log(&self.file, Some(&error));
+                        Err(IoError::Nvm(Status::UNRECOVERED_READ_ERROR))
+                    }
                 }
-            },
+            }
             (_, DiskResult::Write { result } | DiskResult::Sync { result }) => {
                 match log(&self.file, result.err().as_ref()) {
                     false => Ok(IoOutcome::Nvm),
@@ -152,8 +183,22 @@ impl NvmFile {
             }
             (_, DiskResult::Read { .. }) => Err(IoError::Nvm(Status::INTERNAL_ERROR)),
         };
-        let Request { op, .. } = self.requests.remove(key);
+        let Request { op, step } = self.requests.remove(key);
         env.done.push_back((op, outcome));
+        if matches!(step, Step::Compare { .. }) {
+            self.compares.pop_front();
+            self.advance_compare(env, id);
+        }
+    }
+
+    /// Reads the next piece for the first of the Compares.
+    fn advance_compare(&mut self, env: &mut Env, id: BackendId) {
+        let Some(key) = self.compares.front().copied() else { return };
+        let Some(Request { step: Step::Compare { offset, equal, .. }, .. }) = self.requests.get(key) else { return };
+        // Reads may go beyond the range, and then the end of the file: what counts is that its bytes are there.
+        if let Some(buf) = self.compare_buf.take() {
+            env.disk.read((id, DiskTag::Nvm(key)), &self.file, offset + *equal as u64, buf);
+        }
     }
 
     /// Starts the next writes of zeros, or ends the request after the last.

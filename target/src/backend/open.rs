@@ -79,7 +79,10 @@ pub enum OpenError {
         source: FormatError,
     },
     /// Memory for the namespace.
-    #[error("namespace {nsid}: no memory for {size} bytes: {source}; make the namespace smaller or keep it in a file")]
+    #[error(
+        "namespace {nsid}: no memory for its {size} bytes: {source}; make the namespace smaller, keep it in a file, or \
+         raise the limit of the memory pool"
+    )]
     Memory {
         /// The namespace.
         nsid: u32,
@@ -131,7 +134,10 @@ pub fn open(ns: &Arc<Namespace>, cores: usize, pool: &Pool) -> Result<Vec<Backen
                 drop(file);
                 file = open_disk(ns, path, *size, false)?;
             }
-            NvmFile::for_cores(file, *size, cores).into_iter().map(PartKind::NvmFile).collect()
+            let no_memory =
+                || OpenError::Memory { nsid: ns.def.nsid, size: *size, source: io::ErrorKind::OutOfMemory.into() };
+            let stores = NvmFile::for_cores(file, *size, cores, pool).ok_or_else(no_memory)?;
+            stores.into_iter().map(PartKind::NvmFile).collect()
         }
     };
     Ok(parts.into_iter().map(BackendPart).collect())

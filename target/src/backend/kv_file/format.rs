@@ -25,6 +25,9 @@ const META_LEN: usize = 128;
 /// Fewest blocks of a file: the superblock, the reserve for tombstones, and room for something.
 pub(super) const MIN_BLOCKS: u64 = 64;
 
+/// Far beyond what stores can reach, and far from overflow.
+const SEQUENCE_MAX: u64 = 1 << 62;
+
 const SUPERBLOCK_MAGIC: [u8; 8] = *b"kvofKVf\x1a";
 const TRAILER_MAGIC: [u8; 8] = *b"kvofRec\x1a";
 /// Version of all that is described here.
@@ -165,7 +168,10 @@ impl Superblock {
         if raw.version.get() != VERSION {
             return Found::Version(raw.version.get());
         }
-        if raw.crc.get() != checksum(raw.as_bytes()) || u64::from(raw.block_size.get()) != BLOCK {
+        let sound = raw.crc.get() == checksum(raw.as_bytes())
+            && u64::from(raw.block_size.get()) == BLOCK
+            && raw.durable.get() <= SEQUENCE_MAX;
+        if !sound {
             return Found::Corrupt;
         }
         Found::Superblock(Self {
@@ -216,6 +222,8 @@ impl Trailer {
         let whole = raw.magic == TRAILER_MAGIC
             && raw.secret == secret.0
             && raw.block.get() == number
+            && raw.sequence.get() <= SEQUENCE_MAX
+            && raw.durable.get() <= SEQUENCE_MAX
             && raw.crc.get() == checksum(raw.as_bytes());
         if !whole {
             return None;

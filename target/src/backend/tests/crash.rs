@@ -332,6 +332,44 @@ fn rot_is_an_error_and_never_wrong_bytes() {
 }
 
 #[test]
+fn any_damage_is_survived_without_wrong_bytes() {
+    let dir = scratch();
+    let path = dir.path().join("kv");
+    let ns = kv_namespace(LIMITS, SIZE, file(&path));
+    let mut rig = Rig::new(Arc::clone(&ns), 1, 1).unwrap();
+    for number in 0..30 {
+        store(&mut rig, number as usize % 20, &value(number, number as usize * 333)).unwrap();
+    }
+    let image = rig.close();
+    let mut opened = 0;
+    for seed in 0..300 {
+        let mut rng = Rng(seed);
+        let mut damaged = image.clone();
+        for _ in 0..1 + rng.below(30) {
+            // Every other time where the structures are.
+            let block = rng.below(damaged.len() / 4096);
+            let within = if rng.chance(2) { 4096 - 1 - rng.below(128) } else { rng.below(4096) };
+            damaged[block * 4096 + within] = rng.next() as u8;
+        }
+        std::fs::write(&path, &damaged).unwrap();
+        let Ok(mut rig) = Rig::new(Namespace::new(ns.def.clone(), ns.backend), 1, 1) else { continue };
+        opened += 1;
+        for index in 0..20 {
+            match retrieve(&mut rig, index) {
+                Ok(IoOutcome::Kv(KvOutcome::Retrieved(read))) => {
+                    let number = if index < 10 { index + 20 } else { index };
+                    assert!(*read == *value(number as u64, number * 333), "seed {seed}: wrong bytes for {index}");
+                }
+                Err(IoError::Kv(KvError::Unrecovered | KvError::KeyDoesNotExist)) => {}
+                other => panic!("seed {seed}: {other:?}"),
+            }
+            store(&mut rig, index, b"new").unwrap();
+        }
+    }
+    assert!(opened > 200, "{opened}");
+}
+
+#[test]
 fn values_cannot_forge_records() {
     let dir = scratch();
     let path = dir.path().join("kv");

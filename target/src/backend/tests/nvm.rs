@@ -114,6 +114,29 @@ fn zeros_beyond_one_write_are_complete_and_bounded() {
 }
 
 #[test]
+fn compares_need_no_memory_beside_their_own() {
+    let dir = scratch();
+    let ns = nvm_namespace(4096, 1 << 20, file(&dir.path().join("disk")));
+    let mut rig = Rig::new(ns, 1, 5).unwrap();
+    let bytes = Rng(8).bytes(1 << 20);
+    rig.run(0, write(&rig, 0, &bytes, false)).unwrap();
+    let mut requests = vec![compare(&rig, 0, &bytes)];
+    for at in [0, 100_000, (256 << 10) - 1] {
+        let mut other = bytes[4096..4096 + (256 << 10)].to_vec();
+        other[at] ^= 1;
+        requests.push(compare(&rig, 4096, &other));
+    }
+    requests.push(compare(&rig, (1 << 20) - 512, &bytes[(1 << 20) - 512..]));
+    // Nothing is left in the pool.
+    let hogs: Vec<_> = std::iter::from_fn(|| rig.pool.alloc(4096)).collect();
+    assert!(!hogs.is_empty());
+    let ops: Vec<u64> = requests.into_iter().map(|request| rig.submit(0, request).unwrap()).collect();
+    rig.settle();
+    let results: Vec<bool> = ops.iter().map(|op| rig.done.remove(op).unwrap().is_ok()).collect();
+    assert_eq!(results, [true, false, false, false, true]);
+}
+
+#[test]
 fn ranges_outside_are_refused_by_every_storage() {
     let dir = scratch();
     for storage in [StorageDef::Memory, file(&dir.path().join("disk"))] {
