@@ -72,6 +72,9 @@ mod controller;
 mod discovery;
 mod error;
 mod executor;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kv;
 mod nvm;
 mod options;

@@ -307,7 +307,7 @@ impl HostQueue {
 }
 
 /// CRC-32C as header and data digests use it.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
