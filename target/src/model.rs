@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64},
     },
 };
 
@@ -136,42 +136,6 @@ pub struct NamespaceState {
     pub ednek: AtomicBool,
     /// Set when the namespace has been removed from its subsystem: new commands get Invalid Namespace or Format.
     pub removed: AtomicBool,
-    /// What hosts did, for the SMART / Health log page.
-    pub io: IoCounters,
-}
-
-/// Completed I/O commands of a namespace. Whoever completes a command counts it.
-#[derive(Debug, Default)]
-pub struct IoCounters {
-    /// Commands that moved data to the host: Read, Compare, Retrieve, List.
-    pub read_commands: AtomicU64,
-    /// Commands that moved data from the host: Write, Store.
-    pub write_commands: AtomicU64,
-    /// Bytes moved to the host.
-    pub bytes_read: AtomicU64,
-    /// Bytes moved from the host.
-    pub bytes_written: AtomicU64,
-    /// Commands that ended with a media or data integrity error.
-    pub media_errors: AtomicU64,
-}
-
-impl IoCounters {
-    /// Counts a command that moved `bytes` to the host.
-    pub fn count_read(&self, bytes: u64) {
-        self.read_commands.fetch_add(1, Ordering::Relaxed);
-        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Counts a command that moved `bytes` from the host.
-    pub fn count_write(&self, bytes: u64) {
-        self.write_commands.fetch_add(1, Ordering::Relaxed);
-        self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Counts a media or data integrity error.
-    pub fn count_media_error(&self) {
-        self.media_errors.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 impl Namespace {

@@ -4,7 +4,7 @@ use std::{cell::RefCell, sync::Arc, time::Instant};
 
 use kvof_spec::{FabricsType, Sqe, Status, fabrics::DisconnectCmd};
 
-use super::{CloseReason, Reply, controller::Controller, subsystem::NamespaceTable};
+use super::{CloseReason, Reply, controller::Controller, io_counters::IoCounters, subsystem::NamespaceTable};
 use crate::model::Namespace;
 
 /// An I/O queue of a controller. Dropping it frees its identifier.
@@ -16,6 +16,7 @@ pub struct IoQueue {
     token: u64,
     epoch: u32,
     cache: RefCell<(u64, NamespaceTable)>,
+    counters: Arc<IoCounters>,
     /// The host deleted the queue; the connection is its to close.
     deleted: bool,
 }
@@ -23,7 +24,8 @@ pub struct IoQueue {
 impl IoQueue {
     pub(super) fn new(controller: Arc<Controller>, qid: u16, token: u64, epoch: u32) -> Self {
         let cache = RefCell::new((controller.subsystem.generation(), controller.subsystem.namespaces()));
-        Self { controller, qid, token, epoch, cache, deleted: false }
+        let counters = controller.subsystem.io.open();
+        Self { controller, qid, token, epoch, cache, counters, deleted: false }
     }
 
     /// Queue identifier, at least 1.
@@ -60,6 +62,12 @@ impl IoQueue {
         self.controller.touch(now);
     }
 
+    /// Counts an I/O command for the SMART / Health log page: it ended with `status`, and moved `bytes` of data to or from
+    /// the host.
+    pub fn count(&self, opcode: u8, bytes: u64, status: Status) {
+        self.counters.count(opcode, bytes, status);
+    }
+
     /// Why the connection has to end, if it has to.
     #[must_use]
     pub fn must_close(&self) -> Option<CloseReason> {
@@ -89,5 +97,6 @@ impl IoQueue {
 impl Drop for IoQueue {
     fn drop(&mut self) {
         self.controller.remove_queue(self.qid, self.token);
+        self.controller.subsystem.io.close(&self.counters);
     }
 }

@@ -1,10 +1,6 @@
 //! Get Log Page (section 5.16).
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use kvof_kv::identify::COMMAND_EFFECTS;
 use kvof_spec::{
@@ -20,7 +16,6 @@ use kvof_spec::{
 use super::{
     controller::Controller, discovery::DiscoveryPage, error_log::ErrorLog, identify::FIRMWARE, registry::Registry,
 };
-use crate::model::IoCounters;
 
 /// Namespaces that the Changed Namespace List can name.
 pub(super) const CHANGED_NAMESPACES_MAX: usize = NS_LIST_ENTRIES;
@@ -102,21 +97,18 @@ fn smart(cx: &LogCx<'_>, nsid: u32) -> Result<SmartHealth, Status> {
     if nsid != 0 && nsid != NSID_ALL {
         return Err(Status::INVALID_FIELD);
     }
-    let namespaces = cx.controller.subsystem.namespaces();
-    let sum = |counter: fn(&IoCounters) -> &AtomicU64| -> u128 {
-        namespaces.iter().map(|ns| u128::from(counter(&ns.state.io).load(Ordering::Relaxed))).sum()
-    };
+    let io = cx.controller.subsystem.io.totals();
     // Thousands of 512 bytes.
     let units = |bytes: u128| U128::new(bytes.div_ceil(512 * 1000));
     let hours = cx.now.saturating_duration_since(cx.registry.started).as_secs() / 3600;
     let mut page = SmartHealth::zeroed();
     page.available_spare = 100;
-    page.data_units_read = units(sum(|io| &io.bytes_read));
-    page.data_units_written = units(sum(|io| &io.bytes_written));
-    page.host_read_commands = sum(|io| &io.read_commands).into();
-    page.host_write_commands = sum(|io| &io.write_commands).into();
+    page.data_units_read = units(io.bytes_read);
+    page.data_units_written = units(io.bytes_written);
+    page.host_read_commands = io.read_commands.into();
+    page.host_write_commands = io.write_commands.into();
     page.power_on_hours = u128::from(hours).into();
-    page.media_errors = sum(|io| &io.media_errors).into();
+    page.media_errors = io.media_errors.into();
     page.error_log_entries = u128::from(cx.errors.count()).into();
     Ok(page)
 }

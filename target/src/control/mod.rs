@@ -12,6 +12,7 @@ mod error_log;
 mod events;
 mod features;
 mod identify;
+mod io_counters;
 mod io_queue;
 mod keep_alive;
 mod log_page;

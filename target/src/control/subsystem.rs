@@ -8,6 +8,7 @@ use std::sync::{
 
 use kvof_spec::{Csi, Nqn, feature::KvConfiguration};
 
+use super::io_counters::IoHistory;
 use crate::model::{Namespace, NamespaceKindDef, StorageDef, SubsystemDef};
 
 /// NN: the largest NSID, at least. More namespaces can be added as long as none has a larger one.
@@ -21,6 +22,8 @@ pub(super) struct Subsystem {
     pub(super) model: String,
     /// The discovery subsystem, which any host may use.
     pub(super) is_discovery: bool,
+    /// What hosts did.
+    pub(super) io: IoHistory,
     /// Changes with `state`.
     generation: AtomicU64,
     state: Mutex<State>,
@@ -46,6 +49,7 @@ impl Subsystem {
             serial: def.serial.clone(),
             model: def.model.clone(),
             is_discovery: false,
+            io: IoHistory::default(),
             generation: AtomicU64::new(0),
             state: Mutex::new(state),
         }
@@ -58,6 +62,7 @@ impl Subsystem {
             serial: "0".into(),
             model: "kvof discovery".into(),
             is_discovery: true,
+            io: IoHistory::default(),
             generation: AtomicU64::new(0),
             state: Mutex::default(),
         }

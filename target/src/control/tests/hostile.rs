@@ -110,12 +110,12 @@ struct Session {
 }
 
 impl Session {
-    fn run(&mut self, step: Step) {
-        match step {
-            Step::Command { sqe, len } => self.command(&sqe, len),
-            Step::IoFabrics(sqe) => {
+    fn run(&mut self, step: &Step) {
+        match *step {
+            Step::Command { ref sqe, len } => self.command(sqe, len),
+            Step::IoFabrics(ref sqe) => {
                 if let Some(queue) = self.io.last_mut() {
-                    assert!(queue.handle_fabrics(self.rig.now, &sqe).data.is_empty());
+                    assert!(queue.handle_fabrics(self.rig.now, sqe).data.is_empty());
                 }
             }
             Step::ConnectIo { qid } => {
@@ -181,7 +181,7 @@ proptest! {
             host.enable(CC_ENABLE);
         }
         let mut session = Session { rig, host, held: BTreeSet::new(), io: Vec::new() };
-        steps.into_iter().for_each(|step| session.run(step));
+        steps.iter().for_each(|step| session.run(step));
         let Session { rig, host, io, .. } = session;
         drop((host, io));
         prop_assert_eq!(rig.target.summary().io_controllers, 0);
@@ -192,7 +192,7 @@ proptest! {
         let rig = Rig::new();
         let host = rig.discovery(HOST, 1000);
         let mut session = Session { rig, host, held: BTreeSet::new(), io: Vec::new() };
-        steps.into_iter().for_each(|step| session.run(step));
+        steps.iter().for_each(|step| session.run(step));
         prop_assert!(session.io.is_empty());
     }
 

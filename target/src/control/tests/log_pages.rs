@@ -47,11 +47,12 @@ fn health_counts_what_hosts_did() {
     let mut rig = Rig::new();
     rig.wait(3 * 3600 * 1000 + 5);
     let mut host = rig.host();
-    let all = rig.target.namespaces();
-    all[0].state.io.count_read(512_000);
-    all[0].state.io.count_write(1);
-    all[1].state.io.count_read(1);
-    all[2].state.io.count_media_error();
+    let (one, two) = (rig.io_queue(&host, 1).unwrap(), rig.io_queue(&host, 2).unwrap());
+    one.count(0x02, 512_000, Status::SUCCESS);
+    one.count(0x01, 1, Status::SUCCESS);
+    two.count(0x02, 1, Status::SUCCESS);
+    two.count(0x02, 0, Status::UNRECOVERED_ERROR);
+    drop(one);
     let smart: SmartHealth = host.log_as(LogId::SMART_HEALTH);
     assert_eq!((smart.data_units_read.get(), smart.data_units_written.get()), (2, 1), "rounded up");
     assert_eq!((smart.host_read_commands.get(), smart.host_write_commands.get()), (2, 1));
