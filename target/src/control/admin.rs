@@ -124,21 +124,18 @@ impl AdminQueue {
         if self.controller.closed().is_some() {
             return;
         }
+        let (cntlid, hostnqn, peer) = (self.cntlid(), &self.controller.hostnqn, self.controller.transport.peer);
         let reason = if self.keep_alive.expired(now, self.controller.last_traffic()) {
+            let kato_ms = self.keep_alive.kato_ms();
+            tracing::warn!(cntlid, %hostnqn, %peer, kato_ms, "host is silent: keep alive expired, association ended");
             CloseReason::KeepAliveExpired
         } else if self.idle_deadline().is_some_and(|deadline| now >= deadline) {
+            tracing::info!(cntlid, %hostnqn, %peer, "controller is not in use: association ended");
             CloseReason::Idle
         } else {
             return;
         };
         self.properties.fail();
-        tracing::warn!(
-            cntlid = self.cntlid(),
-            hostnqn = %self.controller.hostnqn,
-            peer = %self.controller.transport.peer,
-            kato_ms = self.keep_alive.kato_ms(),
-            "association ended: {reason}"
-        );
         self.controller.close(reason);
     }
 
@@ -238,8 +235,8 @@ impl AdminQueue {
                 self.stop(now);
                 self.features = Features::default();
                 self.changed = ChangedNamespaces::default();
-                let aborted = self.events.reset();
-                self.ended.extend(aborted.into_iter().map(|cid| (cid, Reply::status(Status::ABORT_REQUESTED))));
+                let waiting = self.events.reset();
+                waiting.into_iter().for_each(|cid| self.end_request(cid));
                 let limits = &self.registry.limits;
                 let queues = if self.controller.subsystem.is_discovery { 0 } else { limits.io_queues() };
                 // All queues have just been deleted, so this cannot fail.
@@ -289,10 +286,16 @@ impl AdminQueue {
     fn abort(&mut self, cmd: &AbortCmd) -> Reply {
         let cid = cmd.abort_cid.get();
         if cmd.sqid.get() == 0 && self.events.abort(cid) {
-            self.ended.push_back((cid, Reply::status(Status::ABORT_REQUESTED)));
+            self.end_request(cid);
             return Reply::default();
         }
         Reply::result(NOT_ABORTED)
+    }
+
+    /// An Asynchronous Event Request ends without an event.
+    fn end_request(&mut self, cid: u16) {
+        self.ended.push_back((cid, Reply::status(Status::ABORT_REQUESTED)));
+        (self.controller.transport.wake)();
     }
 }
 

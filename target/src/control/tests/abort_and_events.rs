@@ -82,7 +82,9 @@ fn requests_are_limited_and_can_be_aborted() {
     assert_eq!(host.reply(AbortCmd::new(1, cid).to_sqe(), 0).result, 1, "another queue");
     assert_eq!(host.reply(AbortCmd::new(0, 9999).to_sqe(), 0).result, 1, "no such command");
     assert_eq!(host.completions(), []);
+    let wakes = rig.wakes.load(Ordering::Relaxed);
     assert_eq!(host.reply(AbortCmd::new(0, cid).to_sqe(), 0), Reply::default());
+    assert_eq!(rig.wakes.load(Ordering::Relaxed), wakes + 1, "there is something to poll");
     assert_eq!(host.completions(), [(cid, Reply::status(Status::ABORT_REQUESTED))]);
     assert_eq!(host.reply(AbortCmd::new(0, cid).to_sqe(), 0).result, 1, "aborted already");
     assert_eq!(host.send(request(), 0), AdminOutcome::Held);

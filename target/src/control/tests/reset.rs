@@ -33,7 +33,7 @@ fn a_reset_deletes_io_queues_and_brings_defaults_back() {
     let wakes = rig.wakes.load(Ordering::Relaxed);
     host.set(Property::CC, CC_ENABLE & !1);
     assert_eq!(host.csts().0, 0);
-    assert_eq!(rig.wakes.load(Ordering::Relaxed), wakes + 1);
+    assert_eq!(rig.wakes.load(Ordering::Relaxed), wakes + 2, "the I/O queue, and the request that ends");
     assert_eq!(old.must_close(), Some(CloseReason::ControllerReset));
     assert!(!old.is_ready());
     assert_eq!(host.admin.must_close(), None, "the association goes on");
