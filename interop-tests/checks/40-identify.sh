@@ -30,7 +30,7 @@ json $work/list '(.nsid_list // []) == []'
 for nsid in 1 7; do
     nvme ns-descs $dev -n $nsid -o json >$work/descs
     json $work/descs \
-        '[.["ns-descs"][] | select(.type == "csi") | .csi | tonumber] == [1]' \
+        '[.["ns-descs"][] | select(.type == "csi") | .csi] | . == ["1"] or . == ["0x1"]' \
         '[.["ns-descs"][] | select(.type == "uuid")] | length == 1' \
         '[.["ns-descs"][] | select(.type == "nguid" or .type == "eui64")] | length >= 1'
     nvme cmdset-ind-id-ns $dev -n $nsid -o json >$work/independent
@@ -49,7 +49,8 @@ done
 refuses nvme ns-descs $dev -n 2
 
 nvme id-iocs $dev | tee $work/iocs
-grep -qi 'Key Value' $work/iocs
+# NVM and Key Value; newer versions spell the vector out.
+grep -qE 'Combination\[0\]: *(0x)?3$|Key Value' $work/iocs
 
 nvme effects-log $dev --csi=1 -b >$work/effects
 for entry in 01:3 02:1 06:1 10:3 14:1; do

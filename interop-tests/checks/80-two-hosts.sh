@@ -5,7 +5,8 @@ target_start
 host_modules N
 connect $kv --hostnqn=$host_a --hostid=$hostid_a
 a=$ctrl
-connect $kv --hostnqn=$host_b --hostid=$hostid_b
+# Over the other address: nvme-cli 2.3 does not look at the host when it asks whether there is a connection already.
+connect $kv --hostnqn=$host_b --hostid=$hostid_b -a ::1
 b=$ctrl
 [ "$(<"/sys/class/nvme/$a/cntlid")" != "$(<"/sys/class/nvme/$b/cntlid")" ]
 # Only the first namespace's nodes matter: ngXnY of each controller, with the same nsid.

@@ -8,8 +8,8 @@ cat >>$config <<'TOML'
 [[subsystem.namespace]]
 nsid = 3
 kind = "kv"
-storage = "memory"
-size = "1MiB"
+storage = "/tmp/kvof/added.kv"
+size = "16MiB"
 max_value_size = "4KiB"
 TOML
 kill -HUP "$(target_pid)"

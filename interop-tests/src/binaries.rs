@@ -28,7 +28,7 @@ impl Binaries {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
             let status = Command::new(cargo)
                 .current_dir(repository())
-                .args(["build", "--quiet", "--release", "--locked", "-p", "kvof-target", "-p", "kvof-guest", "--bins"])
+                .args(["build", "--quiet", "--release", "-p", "kvof-target", "-p", "kvof-guest", "--bins"])
                 .status()
                 .context("cannot run cargo to build the programs under test")?;
             if !status.success() {

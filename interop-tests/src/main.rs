@@ -47,8 +47,15 @@ enum Action {
     },
 }
 
-fn main() -> Result<ExitCode> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    run(Arguments::parse().command).unwrap_or_else(|error| {
+        eprintln!("kvof-interop: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(action: Action) -> Result<ExitCode> {
+    match action {
         Action::Check { kernels, only, verbose } => check(&kernels, only.as_deref(), verbose),
         Action::Shell { kernel, command, timeout, memory } => {
             let guest = Guest::new(Kernel::find(&kernel)?).memory_mib(memory).timeout(Duration::from_secs(timeout));

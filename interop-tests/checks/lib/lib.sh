@@ -11,6 +11,9 @@ target_log=$work/target.log
 target_pid_file=$work/target.pid
 [ -e "$config" ] || install -D "${BASH_SOURCE[0]%/*}/target.toml" "$config"
 
+: >>"$target_log"
+[ -e "$work/target-log-start" ] || echo 0 >"$work/target-log-start"
+
 kv=nqn.2026-01.org.example:kv
 block=nqn.2026-01.org.example:block
 private=nqn.2026-01.org.example:private
@@ -32,7 +35,7 @@ expect() { [ "$2" = "$3" ] || fail "$1: got '$2', wanted '$3'"; }
 
 # refuses COMMAND...: the command must fail. Its output is kept in $output.
 refuses() {
-    if output=$("$@" 2>&1); then fail "should have failed: $*; it said: $output"; fi
+    if output=$("$@" 2>&1 | tr -d '\0'); then fail "should have failed: $*; it said: $output"; return 1; fi
     echo "$output"
 }
 
@@ -130,8 +133,9 @@ find_node() {
 
 # --- after each check, in the runner's shell
 
+# after_check FILE CODE: puts everything back, and says what the kernel and the target have to say.
 after_check() {
-    local code=0 lines
+    local code=$2 lines
     # Something stopped by a check would keep the kernel from letting go.
     target_runs && kill -CONT "$(target_pid)" 2>/dev/null
     [ ! -e "$work/rules" ] || { nft flush ruleset; rm -f "$work/rules"; }
@@ -145,14 +149,14 @@ after_check() {
     due=$(sed -n 's/^# kernel-log: //p' "$1")
     lines=$(grep -E 'BUG|WARNING|Oops|Call Trace|protection fault|blocked for more|[nN]vme.*([eE]rror|[fF]ail|[tT]imeout|[aA]bort|[iI]nvalid|mismatch|ignoring|uplicate|[uU]nusual|not supported|not reported)' "$work/kernel-log" |
         grep -vE "block device for nsid [0-9]+ not supported \(csi 1\)${due:+|$due}") && { echo "FAILED: the kernel logged:"; echo "$lines"; code=1; }
-    if [ $code = 0 ]; then :; else echo "--- kernel log"; cat "$work/kernel-log"; fi
+    if [ "$code" != 0 ]; then echo "--- kernel log"; cat "$work/kernel-log"; fi
 
     if [ -e "$target_pid_file" ]; then
         if ! target_runs && ! grep -q '^# target: may end' "$1"; then echo "FAILED: the target has ended"; code=1; fi
         lines=$(tail -c "+$(( $(<"$work/target-log-start") + 1 ))" "$target_log")
         if grep -E 'panicked|ERROR' <<<"$lines"; then echo "FAILED: the target logged an error"; code=1; fi
-        if [ $code != 0 ] || [ "${check_failed:-0}" != 0 ]; then echo "--- target log"; tail -n 60 <<<"$lines"; fi
+        if [ "$code" != 0 ]; then echo "--- target log"; tail -n 60 <<<"$lines"; fi
     fi
-    stat -c %s "$target_log" >"$work/target-log-start" 2>/dev/null || echo 0 >"$work/target-log-start"
-    return $code
+    stat -c %s "$target_log" >"$work/target-log-start"
+    return "$code"
 }

@@ -74,8 +74,20 @@ enum Strictness {
     Standard,
 }
 
-fn main() -> Result<ExitCode> {
-    let ok = match Arguments::parse().command {
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("kvof-guest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything was as it should be.
+fn run(action: Action) -> Result<bool> {
+    let ok = match action {
         Action::Conformance { device, filter, seed, profile } => {
             let profile = match profile {
                 Strictness::Kvof => Profile::Kvof,
@@ -102,7 +114,7 @@ fn main() -> Result<ExitCode> {
             true
         }
     };
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ok)
 }
 
 fn conformance(port: &KernelPort, options: &RunOptions) -> bool {

@@ -1,14 +1,14 @@
 //! Values of every size that takes another way through the kernel, up to the largest it lets through.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use kvof_kv::{Key, KvPort, PortError, Status, StoreOptions};
 
 use crate::pattern::Label;
 
-/// Stores, retrieves and deletes values up to the largest of the path, then tries one byte more. Returns that largest size.
+/// Stores, retrieves and deletes values up to the largest of the path, then some more. Returns that largest size.
 ///
 /// # Errors
-/// When a value does not come back as it was stored, or the byte too many is taken.
+/// When a value does not come back as it was stored, or one that is too long is taken.
 pub(crate) fn run(port: &dyn KvPort) -> Result<u32> {
     let info = port.info();
     let largest = info.limits.kvvml.min(info.max_transfer);
@@ -20,24 +20,38 @@ pub(crate) fn run(port: &dyn KvPort) -> Result<u32> {
     let status = port.delete(&key)?.status;
     ensure!(status.is_success(), "Delete: {status}");
 
-    let Some(more) = largest.checked_add(1) else { return Ok(largest) };
-    match port.store(&key, StoreOptions::empty(), &vec![0x5a; more as usize]) {
-        Ok(reply) if more > info.limits.kvvml => {
+    for more in [1, 512, 4096].into_iter().filter_map(|bytes| largest.checked_add(bytes)) {
+        one_too_long(port, &key, more)
+            .with_context(|| format!("Store of {more} bytes, {} too many", more - largest))?;
+    }
+    Ok(largest)
+}
+
+/// The target refuses a value beyond KVVML, and so does the kernel one beyond MDTS; it counts in sectors of 512 bytes, though,
+/// and leaves the last few bytes to the target.
+fn one_too_long(port: &dyn KvPort, key: &Key, len: u32) -> Result<()> {
+    let info = port.info();
+    let beyond_transfer = len > info.max_transfer;
+    match port.store(key, StoreOptions::empty(), &vec![0x5a; len as usize]) {
+        Ok(reply) if beyond_transfer => {
+            ensure!(len / 512 <= info.max_transfer / 512, "the kernel let it through: {}", reply.status);
             ensure!(
-                reply.status.code() == Status::INVALID_VALUE_SIZE,
-                "Store of {more} bytes, one more than KVVML: {}, where Invalid Value Size was due",
+                [Status::INVALID_FIELD, Status::INVALID_VALUE_SIZE].contains(&reply.status.code()),
+                "{}, where Invalid Field (beyond MDTS) or Invalid Value Size was due",
                 reply.status
             );
         }
-        Ok(reply) => bail!(
-            "the kernel let {more} bytes through, more than MDTS allows ({} bytes): {}",
-            info.max_transfer,
+        Ok(reply) => ensure!(
+            reply.status.code() == Status::INVALID_VALUE_SIZE,
+            "{}, where Invalid Value Size was due",
             reply.status
         ),
-        Err(PortError::Unsupported(_)) if more > info.max_transfer => {}
-        Err(error) => return Err(error).with_context(|| format!("Store of {more} bytes, one more than the largest")),
+        Err(PortError::Unsupported(_)) if beyond_transfer => {}
+        Err(error) => return Err(error.into()),
     }
-    Ok(largest)
+    let status = port.exist(key)?.status;
+    ensure!(status.code() == Status::KEY_DOES_NOT_EXIST, "it left something behind: {status}");
+    Ok(())
 }
 
 fn round_trip(port: &dyn KvPort, key: &Key, size: u32, label: Label) -> Result<()> {
