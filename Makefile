@@ -58,8 +58,9 @@ bench: build ## figures for docs/performance.md
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60); needs cargo-fuzz and a nightly toolchain
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is not installed: cargo install cargo-fuzz"; exit 1; }
-	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
-		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096; done
+	for target in $$(cargo +nightly fuzz list --fuzz-dir fuzz/cargo-fuzz); do \
+		cargo +nightly fuzz run --fuzz-dir fuzz/cargo-fuzz "$$target" -- \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096; done
 
 clean: ## remove everything that was built (never the source folder target/)
 	rm -rf .build

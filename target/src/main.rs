@@ -207,13 +207,14 @@ fn serve(cli: Cli, config: Config) -> anyhow::Result<()> {
 fn introduce(config: &Config) {
     let mut text = format!("kvof-target {} {}", env!("CARGO_PKG_VERSION"), config.summary());
     if let (Some(port), Some(subsystem)) = (config.target.ports.first(), config.target.subsystems.first()) {
-        let (mut address, service) = (port.listen.ip().to_string(), port.listen.port());
-        if port.listen.ip().is_unspecified() {
-            "ADDRESS".clone_into(&mut address);
-        }
+        let service = port.listen.port();
+        let address =
+            if port.listen.ip().is_unspecified() { "ADDRESS".to_owned() } else { port.listen.ip().to_string() };
+        let bracketed = if port.listen.is_ipv6() { format!("[{address}]") } else { address.clone() };
         text.push_str(&format!(
-            "\nFrom a Linux host:\n  nvme connect -t tcp -a {address} -s {service} -n {}\n",
-            subsystem.nqn.as_str()
+            "\nFrom a Linux host:\n  nvme connect -t tcp -a {address} -s {service} -n {}\n\nWith the kvof command:\n  \
+             kvof info {bracketed}:{service}\n",
+            subsystem.nqn
         ));
     }
     let _ = print(&text);
