@@ -47,7 +47,7 @@ unit: ## unit and integration tests on this machine alone
 	cargo test --locked -p kvof-interop --test hygiene
 
 docs: ## API documentation of every crate, without warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --locked --quiet
 
 interop: ## the stock Linux kernels 6.12 and 6.1 in a guest, with nvme-cli, against the target
 	cargo build --release --locked --bins -p kvof-target -p kvof-guest

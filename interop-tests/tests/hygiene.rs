@@ -143,7 +143,8 @@ fn no_toolchain_is_pinned() {
 #[test]
 fn every_crate_takes_versions_and_lints_from_the_workspace() {
     let mut findings = String::new();
-    for manifest in files().iter().filter(|name| name.ends_with("Cargo.toml") && !name.starts_with("fuzz/cargo-fuzz/")) {
+    for manifest in files().iter().filter(|name| name.ends_with("Cargo.toml") && !name.starts_with("fuzz/cargo-fuzz/"))
+    {
         let text = read(manifest);
         if !text.contains("[package]") {
             continue;
