@@ -37,6 +37,20 @@ pub enum Error {
         command: &'static str,
         /// The status of its completion.
         status: Status,
+        /// Dwords 0 and 1 of its completion.
+        result: u64,
+    },
+    /// The controller does not let this host connect.
+    #[error("{address} refuses host {hostnqn}: {status}{}", parameter_text(*parameter))]
+    Refused {
+        /// Subsystem and address.
+        address: Arc<str>,
+        /// The name that this host gave.
+        hostnqn: String,
+        /// The field of Connect that is invalid, if the controller named one.
+        parameter: Option<&'static str>,
+        /// The status of Connect.
+        status: Status,
     },
     /// The controller does not have what the host needs.
     #[error("{address} does not support {what}")]
@@ -138,6 +152,9 @@ pub enum ConnectionError {
     /// The negotiated parameters cannot work.
     #[error("ICResp is not acceptable: {0}")]
     Negotiation(Arc<str>),
+    /// A caller's buffer panicked while the queue's thread used it.
+    #[error("the buffer of a command panicked")]
+    BufferPanicked,
     /// A command was not answered for so long that its buffer had to be taken back with the connection.
     #[error("{command} was not answered within {after:?}")]
     CommandTimeout {
@@ -179,7 +196,7 @@ impl Error {
     #[must_use]
     pub const fn status(&self) -> Option<Status> {
         match self {
-            Self::Status { status, .. } => Some(*status),
+            Self::Status { status, .. } | Self::Refused { status, .. } => Some(*status),
             _ => None,
         }
     }
@@ -191,7 +208,7 @@ impl Error {
         match self {
             Self::Timeout { .. } | Self::ConnectionLost { .. } => true,
             Self::Connect { cause, .. } => !matches!(cause, ConnectionError::Negotiation(_)),
-            Self::Status { status, .. } => {
+            Self::Status { status, .. } | Self::Refused { status, .. } => {
                 !status.dnr()
                     && [
                         Status::TRANSIENT_TRANSPORT_ERROR,
@@ -241,6 +258,11 @@ impl Error {
     }
 }
 
+/// The end of the text of [`Error::Refused`].
+fn parameter_text(parameter: Option<&'static str>) -> String {
+    parameter.map_or_else(String::new, |name| format!("; invalid is {name}"))
+}
+
 impl ConnectionError {
     pub(crate) fn io(what: &'static str, source: impl Into<io::Error>) -> Self {
         Self::Io { what, source: Arc::new(source.into()) }
@@ -257,7 +279,7 @@ mod tests {
 
     #[test]
     fn retry_advice_follows_the_status() {
-        let status = |s: Status| Error::Status { command: "Store", status: s };
+        let status = |s: Status| Error::Status { command: "Store", status: s, result: 0 };
         assert!(status(Status::TRANSIENT_TRANSPORT_ERROR).is_retryable());
         assert!(!status(Status::TRANSIENT_TRANSPORT_ERROR.with_dnr()).is_retryable());
         assert!(!status(Status::CAPACITY_EXCEEDED).is_retryable());

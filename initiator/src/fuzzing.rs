@@ -123,7 +123,7 @@ impl Run {
             Some(false) => Payload::to_controller(vec![1u8; len]),
             None => Payload::None,
         };
-        let command = Command { sqe: Sqe::new(0u8), payload, name: "Fuzz", limit: TimeLimit::new(self.now, LIMIT) };
+        let command = Command::new("Fuzz", Sqe::new(0u8), payload, TimeLimit::new(self.now, LIMIT));
         self.queue.submit(self.lens.len(), command);
         self.lens.push((len, reads == Some(true)));
         self.collect();

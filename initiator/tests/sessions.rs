@@ -381,7 +381,8 @@ fn a_first_connection_that_fails_is_told_at_once() {
     // The host is not allowed.
     let target = Target::start_with(Behaviour { connect_status: Status::CONNECT_INVALID_HOST, ..Behaviour::default() });
     let error = connect(&target.address());
-    assert!(matches!(error, Error::Status { command: "Connect", status: Status::CONNECT_INVALID_HOST }), "{error}");
+    assert!(matches!(error, Error::Refused { status: Status::CONNECT_INVALID_HOST, .. }), "{error}");
+    assert!(error.to_string().contains(&options.hostnqn), "{error}");
 
     // The controller cannot give I/O queues, or takes no capsules.
     let target = Target::start_with(Behaviour { io_queues: 0, ..Behaviour::default() });
@@ -400,6 +401,36 @@ fn a_first_connection_that_fails_is_told_at_once() {
     let error = block_on(Controller::connect(&target.address(), "not an nqn", &options)).unwrap_err();
     assert!(matches!(error, Error::Argument { what: "subnqn", .. }), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+/// A buffer that panics on the queue's thread.
+struct Bomb(thread::ThreadId);
+
+impl IoBuf for Bomb {
+    fn as_bytes(&self) -> &[u8] {
+        assert_eq!(thread::current().id(), self.0, "used on another thread");
+        &[1; 50_000]
+    }
+}
+
+#[test]
+fn a_buffer_that_panics_fails_its_connection_and_hangs_nobody() {
+    let target = Target::start_with(Behaviour { io_queues: 1, hold_io: true, ..Behaviour::default() });
+    let mut options = options();
+    options.command_timeout = Duration::from_secs(3);
+    let (controller, kv) = connect_with(&target, &options);
+    let mut other = Box::pin(kv.retrieve(key(1), vec![7u8; 10]));
+    start(other.as_mut());
+    eventually("the command is there", || target.held() == 1);
+    let mut bomb = Box::pin(kv.store(key(2), Bomb(thread::current().id()), StoreOptions::empty()));
+    start(bomb.as_mut());
+    let (result, back) = block_on(other);
+    assert!(matches!(result, Err(Error::ConnectionLost { cause: ConnectionError::BufferPanicked, .. })), "{result:?}");
+    assert_eq!(back, [7; 10]);
+    drop(bomb);
+    target.change(|b| b.hold_io = false);
+    assert!(!block_on(kv.exist(key(1))).unwrap());
+    assert_eq!(controller.reconnects(), 1);
 }
 
 #[test]

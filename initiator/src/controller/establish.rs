@@ -8,12 +8,13 @@ use std::{
 
 use futures_util::future::try_join_all;
 use kvof_spec::fabrics::{
-    CNTLID_DYNAMIC, ConnectAttributes, ConnectCmd, ConnectData, ConnectResult, PropertyGetCmd, PropertySetCmd,
+    CNTLID_DYNAMIC, ConnectAttributes, ConnectCmd, ConnectData, ConnectError, ConnectResult, PropertyGetCmd,
+    PropertySetCmd,
 };
 use kvof_spec::feature::{AsyncEventConfig, FeatureId, NumberOfQueues, SetFeaturesCmd};
 use kvof_spec::identify::{Cns, Ctratt, IDENTIFY_SIZE, IdentifyCmd, IdentifyController};
 use kvof_spec::property::Crto;
-use kvof_spec::{Cap, Cc, Csi, Csts, FromBytes, IntoBytes, Property, Sqe, Vs};
+use kvof_spec::{Cap, Cc, Csi, Csts, FromBytes, IntoBytes, Property, Sqe, Status, Vs};
 
 use super::Shared;
 use crate::{
@@ -221,7 +222,19 @@ async fn connect_queue(shared: &Shared, port: &Arc<Port>, sqsize: u16, cntlid: u
     }
     let data = ConnectData::new(shared.options.hostid.into_bytes(), cntlid, &shared.subnqn, &shared.hostnqn);
     let payload = Payload::to_controller(data.as_bytes().to_vec());
-    let reply = send(shared, port, "Connect", command.to_sqe(), payload).await?.0;
+    let reply = match send(shared, port, "Connect", command.to_sqe(), payload).await {
+        Ok((reply, _)) => reply,
+        Err(Error::Status { status, result, .. }) => {
+            let invalid = status.code() == Status::CONNECT_INVALID_PARAMETERS;
+            return Err(Error::Refused {
+                address: Arc::clone(&shared.name),
+                hostnqn: shared.options.hostnqn.clone(),
+                parameter: ConnectError(low_half(result)).parameter().filter(|_| invalid),
+                status,
+            });
+        }
+        Err(error) => return Err(error),
+    };
     let result = ConnectResult(reply.cqe.dw0.get());
     if result.atr() || result.ascr() {
         let what = "hosts that do not authenticate, and this library cannot yet".into();

@@ -103,7 +103,7 @@ impl Controller {
     ///
     /// # Errors
     /// [`Error::Argument`] for options that make no sense, [`Error::Connect`] if the connection cannot be made,
-    /// [`Error::Status`] if the controller refuses the host, [`Error::Unsupported`] if it lacks something essential.
+    /// [`Error::Refused`] if the controller does not take the host, [`Error::Unsupported`] if it lacks something essential.
     pub async fn connect(address: &Address, subnqn: &str, options: &ConnectOptions) -> Result<Self> {
         let nqn = |what, text: &str| {
             text.parse::<Nqn>().map_err(|e| Error::argument(what, format!("{text:?}"), e.to_string()))
@@ -272,7 +272,7 @@ impl Controller {
                 Ok(port) => port,
                 Err(error) => return (Err(error), payload),
             };
-            let command = Command { sqe: io.sqe, payload, name: io.name, limit };
+            let command = Command::new(io.name, io.sqe, payload, limit);
             let answer = Operation::new(port, command, false).await;
             let lost = matches!(answer.result, Err(Error::ConnectionLost { .. }));
             if !(lost && io.repeat && limit.is_some_and(|l| l.deadline > Instant::now())) {
@@ -322,7 +322,7 @@ impl Shared {
         privileged: bool,
     ) -> (Result<Reply>, Payload) {
         let limit = TimeLimit::new(Instant::now(), timeout.unwrap_or(self.options.command_timeout));
-        let command = Command { sqe, payload, name, limit };
+        let command = Command::new(name, sqe, payload, limit);
         let Answer { result, payload } = Operation::new(Arc::clone(port), command, privileged).await;
         (result, payload)
     }
@@ -339,7 +339,7 @@ impl fmt::Debug for Controller {
 pub struct RawCompletion {
     /// Status field.
     pub status: kvof_spec::Status,
-    /// Dwords 0 and 1 of the completion; zero with an error status.
+    /// Dwords 0 and 1 of the completion.
     pub result: u64,
     /// Bytes of data that the controller transferred to the host.
     pub received: u32,
@@ -350,7 +350,7 @@ impl RawCompletion {
     pub(crate) fn from_result(result: Result<Reply>) -> Result<Self> {
         match result {
             Ok(Reply { cqe, received }) => Ok(Self { status: Cqe::status(&cqe), result: cqe.result(), received }),
-            Err(Error::Status { status, .. }) => Ok(Self { status, result: 0, received: 0 }),
+            Err(Error::Status { status, result, .. }) => Ok(Self { status, result, received: 0 }),
             Err(error) => Err(error),
         }
     }

@@ -186,7 +186,7 @@ impl<'a> Supervisor<'a> {
                     tracing::info!(controller = %self.shared.name, attempts, %error, "reconnecting failed");
                     self.close_all(&Gate::Closed, &ConnectionError::ClosedByHost);
                     let permanent = match &error {
-                        Error::Status { status, .. } => status.dnr(),
+                        Error::Status { status, .. } | Error::Refused { status, .. } => status.dnr(),
                         Error::Unsupported { .. } | Error::Argument { .. } => true,
                         _ => false,
                     };
@@ -261,14 +261,14 @@ impl<'a> Supervisor<'a> {
 
     fn event_request(&self) -> Operation {
         let sqe = Sqe::new(AdminOpcode::ASYNC_EVENT_REQUEST);
-        let command = Command { sqe, payload: Payload::None, name: "Asynchronous Event Request", limit: None };
+        let command = Command::new("Asynchronous Event Request", sqe, Payload::None, None);
         Operation::new(Arc::clone(&self.shared.admin), command, true)
     }
 
     fn keep_alive(&self) -> Operation {
         let limit = TimeLimit::new(Instant::now(), self.shared.options.keep_alive);
         let sqe = Sqe::new(AdminOpcode::KEEP_ALIVE);
-        let command = Command { sqe, payload: Payload::None, name: "Keep Alive", limit };
+        let command = Command::new("Keep Alive", sqe, Payload::None, limit);
         Operation::new(Arc::clone(&self.shared.admin), command, true)
     }
 
@@ -276,12 +276,9 @@ impl<'a> Supervisor<'a> {
     fn changed_namespaces(&self) -> Operation {
         let sqe = GetLogPageCmd::new(LogId::CHANGED_NAMESPACES, NSID_ALL, 0, CHANGED_NAMESPACES_SIZE)
             .map_or_else(Sqe::default, |c| c.to_sqe());
-        let command = Command {
-            sqe,
-            payload: Payload::from_controller(vec![0u8; CHANGED_NAMESPACES_SIZE as usize]),
-            name: "Get Log Page (Changed Namespace List)",
-            limit: TimeLimit::new(Instant::now(), self.shared.options.command_timeout),
-        };
+        let payload = Payload::from_controller(vec![0u8; CHANGED_NAMESPACES_SIZE as usize]);
+        let limit = TimeLimit::new(Instant::now(), self.shared.options.command_timeout);
+        let command = Command::new("Get Log Page (Changed Namespace List)", sqe, payload, limit);
         Operation::new(Arc::clone(&self.shared.admin), command, true)
     }
 

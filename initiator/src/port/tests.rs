@@ -43,7 +43,7 @@ fn open(limit: usize) -> (Arc<Port>, Arc<Bell>) {
 }
 
 fn command(payload: Payload, after: Duration) -> Command {
-    Command { sqe: Sqe::new(0u8), payload, name: "Test", limit: TimeLimit::new(Instant::now(), after) }
+    Command::new("Test", Sqe::new(0u8), payload, TimeLimit::new(Instant::now(), after))
 }
 
 fn operation(port: &Arc<Port>) -> Operation {

@@ -19,10 +19,19 @@ pub(crate) struct Command {
     pub(crate) sqe: Sqe,
     /// Its data, all of them.
     pub(crate) payload: Payload,
+    /// Bytes of data, asked for on the caller's thread: buffers are the caller's code.
+    pub(crate) len: usize,
     /// Its name in errors.
     pub(crate) name: &'static str,
     /// Time limit, `None` for a command that may stay unanswered (Asynchronous Event Request).
     pub(crate) limit: Option<TimeLimit>,
+}
+
+impl Command {
+    pub(crate) fn new(name: &'static str, sqe: Sqe, mut payload: Payload, limit: Option<TimeLimit>) -> Self {
+        let len = payload.len();
+        Self { sqe, payload, len, name, limit }
+    }
 }
 
 /// A time limit: when it ends and how long it was.

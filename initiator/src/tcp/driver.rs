@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     io::{IoSlice, IoSliceMut},
     net::{SocketAddr, ToSocketAddrs},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -160,9 +161,14 @@ impl<'a> Driver<'a> {
     fn run(mut self) -> ConnectionError {
         let mut spin_until = Instant::now();
         loop {
-            let progress = self.round();
+            // A buffer is the caller's code. Should it panic, its connection fails and no other one hangs.
+            let progress = catch_unwind(AssertUnwindSafe(|| self.round())).unwrap_or_else(|_| {
+                self.queue.fail(ConnectionError::BufferPanicked);
+                false
+            });
             if let Some(cause) = self.queue.ended() {
                 let cause = cause.clone();
+                self.hand_out();
                 self.part();
                 return cause;
             }
@@ -201,9 +207,7 @@ impl<'a> Driver<'a> {
         if self.queue.poll_deadline().is_some_and(|at| at <= Instant::now()) {
             self.queue.handle_timeout(Instant::now());
         }
-        self.queue.take_answers(&mut self.answers);
-        progress |= !self.answers.is_empty();
-        self.port.answer(&mut self.answers);
+        progress |= self.hand_out();
         let usable = self.queue.usable();
         if self.queue.negotiated().is_some() && self.limit != usable {
             self.limit = usable;
@@ -216,6 +220,14 @@ impl<'a> Driver<'a> {
             self.queue.fail(ConnectionError::ConnectTimeout(self.link.connect_timeout));
         }
         progress
+    }
+
+    /// Hands the answers out; gives whether there were any.
+    fn hand_out(&mut self) -> bool {
+        self.queue.take_answers(&mut self.answers);
+        let any = !self.answers.is_empty();
+        self.port.answer(&mut self.answers);
+        any
     }
 
     fn send(&mut self) -> Result<bool, ConnectionError> {

@@ -168,15 +168,15 @@ impl HostQueue {
 
     /// Takes a command; its answer comes from [`Self::take_answers`] under `key`.
     pub(crate) fn submit(&mut self, key: usize, command: Command) {
-        let Command { mut sqe, mut payload, name, limit } = command;
+        let Command { mut sqe, payload, len, name, limit } = command;
         let refuse = |payload, error| (key, Answer { result: Err(error), payload });
         let Some(negotiated) = self.negotiated.filter(|_| self.end.is_none()) else {
             let cause = self.end.clone().unwrap_or(ConnectionError::ClosedByHost);
             self.done.push(refuse(payload, Error::ConnectionLost { address: Arc::clone(&self.address), cause }));
             return;
         };
-        let Ok(len) = u32::try_from(payload.len()) else {
-            let error = Error::argument("buffer length", payload.len(), "a command moves at most 4 GiB - 1");
+        let Ok(len) = u32::try_from(len) else {
+            let error = Error::argument("buffer length", len, "a command moves at most 4 GiB - 1");
             self.done.push(refuse(payload, error));
             return;
         };
@@ -300,7 +300,7 @@ impl HostQueue {
         let result = if status.is_success() {
             Ok(Reply { cqe, received: command.transfer.received })
         } else {
-            Err(Error::Status { command: command.name, status })
+            Err(Error::Status { command: command.name, status, result: cqe.result() })
         };
         self.done.push((command.key, Answer { result, payload: command.payload }));
     }

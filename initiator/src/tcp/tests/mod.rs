@@ -98,7 +98,7 @@ impl Rig {
             Payload::Out(_) => OPCODE | 1,
             Payload::In(_) => OPCODE | 2,
         });
-        let command = Command { sqe, payload, name: "Test", limit: TimeLimit::new(self.now, LIMIT) };
+        let command = Command::new("Test", sqe, payload, TimeLimit::new(self.now, LIMIT));
         self.queue.submit(key, command);
     }
 

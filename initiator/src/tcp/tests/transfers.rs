@@ -231,7 +231,7 @@ proptest! {
             };
             let mut sqe = Sqe::new(OPCODE | if *write { 1 } else { 2 });
             sqe.cdw10 = (key as u32).into();
-            rig.queue.submit(key, Command { sqe, payload, name: "Test", limit: None });
+            rig.queue.submit(key, Command::new("Test", sqe, payload, None));
         }
         for _ in 0..20_000 {
             rig.pump();
