@@ -25,6 +25,8 @@ use crate::{
 
 /// Entries of a queue before its Connect command said how many it has. Only that one command is expected.
 const UNCONNECTED_SQSIZE: u16 = 2;
+/// The broadcast NSID.
+const NSID_ALL: u32 = u32::MAX;
 /// Bytes of the data of a Connect command.
 const CONNECT_DATA_SIZE: u32 = 1024;
 /// Most bytes that an admin or Fabrics command may send to the controller, or ask of it with one command.
@@ -405,7 +407,10 @@ impl Queue {
                     return Err(Status::COMMAND_SEQUENCE_ERROR);
                 }
                 let Some(ns) = queue.namespace(sqe.nsid.get()) else {
-                    return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+                    // No I/O command here addresses all namespaces at once.
+                    let broadcast = sqe.nsid.get() == NSID_ALL;
+                    let status = if broadcast { Status::INVALID_FIELD } else { Status::INVALID_NAMESPACE_OR_FORMAT };
+                    return Err(status.with_dnr());
                 };
                 if data.len > cx.transfer_max {
                     return Err(Status::INVALID_FIELD.with_dnr());
@@ -435,8 +440,8 @@ impl Queue {
     }
 
     fn receive_pool(&mut self, cx: &mut Cx<'_>, index: usize, len: u32, then: Then) -> Step {
-        // Fairness: nobody overtakes a command that waits for memory.
-        let buf = if self.starved.is_empty() { cx.pool.alloc(len as usize) } else { None };
+        // Fairness: nobody overtakes a command that waits for memory. No bytes need none, and nothing would bring them.
+        let buf = if len == 0 || self.starved.is_empty() { cx.pool.alloc(len as usize) } else { None };
         let in_capsule = self.commands.get(index).is_some_and(|c| c.data.in_capsule);
         match buf {
             Some(buf) if len == 0 => self.submit(cx, index, then, buf),
@@ -479,6 +484,10 @@ impl Queue {
 
     fn connect(&mut self, cx: &mut Cx<'_>, index: usize, data: &[u8]) -> Step {
         let Some(sqe) = self.commands.get(index).map(|c| c.sqe) else { return Step::Later };
+        // Another Connect may have succeeded while this one waited for its data.
+        if self.is_connected() {
+            return self.finish(index, Completion::status(Status::COMMAND_SEQUENCE_ERROR.with_dnr()));
+        }
         let reply = match cx.target.connect(cx.now, &sqe, data, cx.transport) {
             Ok(connected) => {
                 self.role = match connected.queue {
@@ -543,6 +552,12 @@ impl Queue {
         let Some(command) = self.commands.get(index) else { return Step::Later };
         let Some(ns) = &command.ns else { return Step::Later };
         let completion = namespace::complete(ns, &command.sqe, command.data.len, outcome);
+        if let Role::Io(queue) = &self.role {
+            let to_controller = command.sqe.opcode & 0x3 == 1;
+            let sent = completion.data.as_ref().map_or(0, |data| data.len() as u64);
+            let bytes = if to_controller { command.data.len.into() } else { sent };
+            queue.count(command.sqe.opcode, bytes, completion.status);
+        }
         self.finish(index, completion)
     }
 
