@@ -83,6 +83,8 @@ pub(crate) enum Gate {
 enum Slot {
     Waiting(Option<Waker>),
     Answered(Answer),
+    /// The connection ended before the command was sent.
+    Returned(Command),
     Abandoned,
 }
 
@@ -180,12 +182,22 @@ impl Port {
                 inner.cause = cause.clone();
             }
             inner.asleep = false;
-            // They were never sent; their futures are told what those of sent ones are told.
+            // They were never sent: their futures hand them in again.
             let mut wakers = Vec::new();
             for (key, command) in mem::take(&mut inner.submissions) {
-                let result = Err(Error::ConnectionLost { address: Arc::clone(&self.address), cause: cause.clone() });
-                wakers.extend(inner.answer(key, Answer { result, payload: command.payload }, &mut abandoned));
+                inner.in_flight = inner.in_flight.saturating_sub(1);
                 self.load.fetch_sub(1, Ordering::Relaxed);
+                match inner.slots.get_mut(key) {
+                    Some(slot @ Slot::Waiting(_)) => {
+                        if let Slot::Waiting(waker) = mem::replace(slot, Slot::Returned(command)) {
+                            wakers.extend(waker);
+                        }
+                    }
+                    _ => {
+                        inner.slots.try_remove(key);
+                        abandoned.push(command);
+                    }
+                }
             }
             if failed {
                 wakers.extend(inner.waiters.iter_mut().filter_map(|w| w.waker.take()));
@@ -340,7 +352,7 @@ impl Inner {
             Some(Slot::Abandoned) => {
                 self.slots.remove(key);
             }
-            Some(Slot::Answered(_)) | None => {}
+            Some(Slot::Answered(_) | Slot::Returned(_)) | None => {}
         }
         abandoned.push(answer);
         None

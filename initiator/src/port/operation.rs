@@ -46,7 +46,14 @@ impl Future for Operation {
         let mut ring = None;
         let poll = {
             let mut inner = this.port.lock();
-            match mem::replace(&mut this.state, State::Done) {
+            let mut state = mem::replace(&mut this.state, State::Done);
+            if let State::Submitted(key) = state
+                && matches!(inner.slots.get(key), Some(Slot::Returned(_)))
+                && let Some(Slot::Returned(command)) = inner.slots.try_remove(key)
+            {
+                state = State::New(command);
+            }
+            match state {
                 State::Done => Poll::Pending,
                 State::Submitted(key) => match inner.slots.get_mut(key) {
                     Some(Slot::Waiting(waker)) => {
@@ -151,7 +158,7 @@ impl Drop for Operation {
             }
             State::Submitted(key) => {
                 let mut inner = self.port.lock();
-                if matches!(inner.slots.get(*key), Some(Slot::Answered(_))) {
+                if matches!(inner.slots.get(*key), Some(Slot::Answered(_) | Slot::Returned(_))) {
                     answer = Some(inner.slots.remove(*key));
                 } else if let Some(slot) = inner.slots.get_mut(*key) {
                     *slot = Slot::Abandoned;
