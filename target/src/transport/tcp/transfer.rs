@@ -54,7 +54,8 @@ impl Transfer {
         let free = self.grants.iter().take(outstanding).position(|g| g.next == g.end)?;
         let left = self.len - self.asked;
         // A host with room for one R2T is asked for everything at once: no round trip between the parts.
-        let ask = if outstanding == 1 { left } else { left.min(length.max(4)) };
+        // Where several are, each but the last ends at a dword, since the next one's offset has to be one.
+        let ask = if outstanding == 1 { left } else { left.min(length.max(4) & !3) };
         let offset = self.asked;
         self.asked += ask;
         self.grants[free] = Grant { next: offset, end: self.asked };
@@ -115,7 +116,8 @@ mod tests {
         let mut open = Vec::new();
         let mut seen = vec![0u8; 10_000];
         loop {
-            while let Some(r2t) = t.next_r2t(3, 1024) {
+            while let Some(r2t) = t.next_r2t(3, 1025) {
+                assert!(r2t.1.is_multiple_of(4), "{r2t:?}");
                 open.push(r2t);
             }
             assert!(open.len() <= 3);
