@@ -1,0 +1,370 @@
+//! `kvof info`: what a controller is, what it can do, what was agreed with it, and its namespaces.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use kvof_initiator::{Cns, Controller, ControllerInfo, Csi, Error, FeatureId, NamespaceInfo};
+use kvof_kv::IdentifyKvNamespace;
+use kvof_spec::{
+    FromBytes,
+    feature::KvConfiguration,
+    identify::{ControllerType, Ctratt, IdentifyNamespace},
+};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    cli::{ConnectionArgs, Place},
+    connect::with_controller,
+    failure::Exit,
+    output::{Align, Output, Section, Table},
+    units::size,
+};
+
+/// Show what a target is, its limits and its namespaces.
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+#[derive(Serialize)]
+struct Info {
+    controller: ControllerDocument,
+    limits: Limits,
+    connection: Connection,
+    namespaces: Vec<Namespace>,
+}
+
+#[derive(Serialize)]
+struct ControllerDocument {
+    address: String,
+    subnqn: String,
+    cntlid: u16,
+    kind: String,
+    model: String,
+    serial: String,
+    firmware: String,
+    version: String,
+    shared_subsystem: bool,
+}
+
+#[derive(Serialize)]
+struct Limits {
+    /// Bytes; none: no limit.
+    max_transfer: Option<u32>,
+    mdts: u8,
+    in_capsule: u32,
+    ioccsz: u32,
+    iorcsz: u32,
+    maxcmd: u16,
+    max_namespace_id: u32,
+    keep_alive_granularity_ms: u32,
+    traffic_based_keep_alive: bool,
+}
+
+#[derive(Serialize)]
+struct Connection {
+    hostnqn: String,
+    hostid: String,
+    io_queues: u16,
+    io_queues_asked: u16,
+    queue_depth: u16,
+    header_digest: bool,
+    data_digest: bool,
+    keep_alive_ms: u128,
+    sq_flow_control: bool,
+}
+
+#[derive(Serialize)]
+struct Namespace {
+    nsid: u32,
+    command_set: String,
+    csi: u8,
+    /// Bytes.
+    size: u64,
+    used: u64,
+    nguid: Option<String>,
+    uuid: Option<String>,
+    eui64: Option<String>,
+    write_protected: bool,
+    #[serde(flatten)]
+    kind: Kind,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Kind {
+    Kv { kv: Kv },
+    Nvm { nvm: Nvm },
+    Other {},
+}
+
+#[derive(Serialize)]
+struct Kv {
+    format: usize,
+    formats: Vec<Format>,
+    /// Bytes; 0: not reported.
+    optimal_value_granularity: u32,
+    /// Feature 20h: Delete of a missing key is an error. None: the feature is not supported.
+    delete_missing_is_error: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Format {
+    max_key: u16,
+    max_value: u32,
+    /// 0: no stated maximum.
+    max_keys: u32,
+}
+
+#[derive(Serialize)]
+struct Nvm {
+    block_size: u32,
+    blocks: u64,
+}
+
+pub(crate) fn run(args: &InfoArgs, output: &mut Output) -> Result<Exit> {
+    let address = args.place.resolve()?;
+    let options = args.connection.options(1, None);
+    let info = with_controller(&address, &args.connection, &options, async |controller| {
+        let info = controller.info()?;
+        let mut namespaces = Vec::new();
+        for namespace in controller.namespaces().await? {
+            if args.connection.nsid.is_none_or(|nsid| nsid == namespace.nsid) {
+                let nsid = namespace.nsid;
+                namespaces.push(
+                    look(controller, namespace).await.with_context(|| format!("cannot look at namespace {nsid}"))?,
+                );
+            }
+        }
+        if let (Some(nsid), true) = (args.connection.nsid, namespaces.is_empty()) {
+            anyhow::bail!("{} has no namespace {nsid} for this host", controller.subnqn());
+        }
+        let digests = &args.connection.host.digests;
+        let connection = Connection {
+            hostnqn: options.hostnqn.clone(),
+            hostid: options.hostid.to_string(),
+            io_queues: info.io_queues,
+            io_queues_asked: options.io_queues,
+            queue_depth: info.queue_depth,
+            // A connection without the digests that were asked for is refused.
+            header_digest: digests.header(),
+            data_digest: digests.data(),
+            keep_alive_ms: options.keep_alive.as_millis(),
+            sq_flow_control: !options.disable_sq_flow_control,
+        };
+        Ok(Info { controller: identity(controller, &info), limits: limits(&info), connection, namespaces })
+    })?;
+    if output.is_json() {
+        output.document(&info)?;
+    } else {
+        print(&info, args.connection.host.digests.describe(), output)?;
+    }
+    Ok(Exit::Success)
+}
+
+fn identity(controller: &Controller, info: &ControllerInfo) -> ControllerDocument {
+    ControllerDocument {
+        address: controller.address().to_string(),
+        subnqn: info.subnqn.clone(),
+        cntlid: info.cntlid,
+        kind: match info.identify.cntrltype() {
+            ControllerType::IO => "I/O".to_owned(),
+            other => other.to_string(),
+        },
+        model: info.model.clone(),
+        serial: info.serial.clone(),
+        firmware: info.firmware.clone(),
+        version: info.version.to_string(),
+        shared_subsystem: info.identify.cmic & 0b10 != 0,
+    }
+}
+
+fn limits(info: &ControllerInfo) -> Limits {
+    Limits {
+        max_transfer: Some(info.max_transfer).filter(|bytes| *bytes != u32::MAX),
+        mdts: info.identify.mdts,
+        in_capsule: info.in_capsule,
+        ioccsz: info.identify.ioccsz.get(),
+        iorcsz: info.identify.iorcsz.get(),
+        maxcmd: info.identify.maxcmd.get(),
+        max_namespace_id: info.identify.nn.get(),
+        keep_alive_granularity_ms: u32::from(info.identify.kas.get()) * 100,
+        traffic_based_keep_alive: info.identify.ctratt().contains(Ctratt::TBKAS),
+    }
+}
+
+async fn look(controller: &Controller, namespace: NamespaceInfo) -> Result<Namespace> {
+    let nsid = namespace.nsid;
+    let mut found = Namespace {
+        nsid,
+        command_set: match namespace.csi {
+            Csi::KV => "KV".to_owned(),
+            other => other.to_string(),
+        },
+        csi: namespace.csi.0,
+        size: 0,
+        used: 0,
+        nguid: namespace.nguid.map(|id| Uuid::from_bytes(id).simple().to_string()),
+        uuid: namespace.uuid.map(|id| Uuid::from_bytes(id).to_string()),
+        eui64: namespace.eui64.map(|id| format!("{:016x}", u64::from_be_bytes(id))),
+        write_protected: false,
+        kind: Kind::Other {},
+    };
+    match namespace.csi {
+        Csi::KV => {
+            let data = controller.identify(Cns::IOCS_NAMESPACE, nsid, Csi::KV).await?;
+            let data = IdentifyKvNamespace::from_bytes(&data).context("the Identify data are too short")?;
+            (found.size, found.used) = (data.nsze.get(), data.nuse.get());
+            found.write_protected = data.nsattr & 1 != 0;
+            let delete_missing_is_error = match controller.get_feature(FeatureId::KEY_VALUE_CONFIGURATION, nsid).await {
+                Ok(value) => Some(KvConfiguration(value).ednek()),
+                Err(Error::Status { .. }) => None,
+                Err(error) => return Err(error.into()),
+            };
+            let formats = data.kvf.iter().take(usize::from(data.nkvf) + 1).map(|format| Format {
+                max_key: format.kvkml.get(),
+                max_value: format.kvvml.get(),
+                max_keys: format.mnks.get(),
+            });
+            found.kind = Kind::Kv {
+                kv: Kv {
+                    format: usize::from(data.kvfc & 0x0f),
+                    formats: formats.collect(),
+                    optimal_value_granularity: data.novg.get(),
+                    delete_missing_is_error,
+                },
+            };
+        }
+        Csi::NVM => {
+            let data = controller.identify(Cns::NAMESPACE, nsid, Csi::NVM).await?;
+            let data = IdentifyNamespace::ref_from_bytes(&data).ok().context("the Identify data are too short")?;
+            let block_size = data.block_size().context("the LBA format has no block size")?;
+            found.size = data.nsze.get().saturating_mul(block_size.into());
+            found.used = data.nuse.get().saturating_mul(block_size.into());
+            found.write_protected = data.nsattr & 1 != 0;
+            found.kind = Kind::Nvm { nvm: Nvm { block_size, blocks: data.nsze.get() } };
+        }
+        _ => {}
+    }
+    Ok(found)
+}
+
+fn print(info: &Info, digests: &str, output: &mut Output) -> Result<()> {
+    let Info { controller, limits, connection, namespaces } = info;
+    output.line(
+        Section::new("Controller")
+            .field("address", &controller.address)
+            .field("subsystem", &controller.subnqn)
+            .field("model", &controller.model)
+            .field("serial number", &controller.serial)
+            .field("firmware", &controller.firmware)
+            .field("NVMe version", &controller.version)
+            .field("controller ID", format_args!("{}, {}", controller.cntlid, controller.kind)),
+    )?;
+    let max_transfer = limits.max_transfer.map_or("no limit".to_owned(), |bytes| size(bytes.into()));
+    let maxcmd = if limits.maxcmd == 0 { "not reported".to_owned() } else { limits.maxcmd.to_string() };
+    let keep_alive = match (limits.keep_alive_granularity_ms, limits.traffic_based_keep_alive) {
+        (0, _) => "not supported".to_owned(),
+        (ms, true) => format!("in steps of {ms} ms, any command counts"),
+        (ms, false) => format!("in steps of {ms} ms"),
+    };
+    output.line(
+        Section::new("\nLimits")
+            .field("data of a command", format_args!("{max_transfer} (MDTS {})", limits.mdts))
+            .field("data in the capsule", format_args!("{} (IOCCSZ {})", size(limits.in_capsule.into()), limits.ioccsz))
+            .field("commands on a queue", format_args!("{maxcmd} (MAXCMD)"))
+            .field("Keep Alive", keep_alive),
+    )?;
+    let keep_alive = match connection.keep_alive_ms {
+        0 => "none".to_owned(),
+        ms => format!("{} s", ms as f64 / 1e3),
+    };
+    output.line(
+        Section::new("\nConnection")
+            .field("host", &connection.hostnqn)
+            .field("host ID", &connection.hostid)
+            .field("I/O queues", format_args!("{} of {} asked for", connection.io_queues, connection.io_queues_asked))
+            .field("queue depth", connection.queue_depth)
+            .field("digests", digests)
+            .field("Keep Alive Timeout", keep_alive),
+    )?;
+    output.line("\nNamespaces")?;
+    if namespaces.is_empty() {
+        return Ok(output.line("  none for this host")?);
+    }
+    let mut table = Table::new(&[
+        ("NSID", Align::Right),
+        ("KIND", Align::Left),
+        ("SIZE", Align::Right),
+        ("USED", Align::Right),
+        ("FORMAT", Align::Left),
+        ("IDENTIFIER", Align::Left),
+    ])
+    .indented(2);
+    for namespace in namespaces {
+        let used = format!("{} ({})", size(namespace.used), percent(namespace.used, namespace.size));
+        let identifier = namespace.uuid.clone().or(namespace.nguid.clone()).or(namespace.eui64.clone());
+        table.row(vec![
+            namespace.nsid.to_string(),
+            namespace.command_set.clone(),
+            size(namespace.size),
+            used,
+            format(namespace),
+            identifier.unwrap_or_default(),
+        ]);
+    }
+    Ok(output.line(table)?)
+}
+
+fn format(namespace: &Namespace) -> String {
+    let mut text = match &namespace.kind {
+        Kind::Kv { kv } => {
+            let mut text = match kv.formats.get(kv.format) {
+                Some(format) => {
+                    let keys = if format.max_keys == 0 { String::new() } else { format!(", {} keys", format.max_keys) };
+                    let value = size(format.max_value.into());
+                    format!("keys to {} B, values to {value}{keys}", format.max_key)
+                }
+                None => format!("format {}, which is not described", kv.format),
+            };
+            if kv.delete_missing_is_error == Some(true) {
+                text.push_str(", EDNEK");
+            }
+            text
+        }
+        Kind::Nvm { nvm } => format!("{} blocks of {}", nvm.blocks, size(nvm.block_size.into())),
+        Kind::Other {} => String::new(),
+    };
+    if namespace.write_protected {
+        text.push_str(", write protected");
+    }
+    text
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    match whole {
+        0 => "-".to_owned(),
+        _ => match part as f64 * 100.0 / whole as f64 {
+            0.0 => "0%".to_owned(),
+            p if p < 0.1 => "<0.1%".to_owned(),
+            100.0 => "100%".to_owned(),
+            p => format!("{p:.1}%"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages() {
+        assert_eq!(
+            [percent(0, 10), percent(1, 100_000), percent(1, 3), percent(2, 2), percent(1, 0)],
+            ["0%", "<0.1%", "33.3%", "100%", "-"]
+        );
+    }
+}
