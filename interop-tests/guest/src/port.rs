@@ -21,6 +21,9 @@ const MDTS_OFFSET: usize = 77;
 
 const IDENTIFY_SIZE: usize = 4096;
 
+/// Of the x86-64 kernels that this runs on.
+const PAGE: usize = 4096;
+
 /// One open `ngXnY` node.
 #[derive(Debug)]
 pub(crate) struct KernelPort {
@@ -83,15 +86,30 @@ impl KvPort for KernelPort {
             cdw2: [sqe.cdw2.get(), sqe.cdw3.get()],
             cdw10: [sqe.cdw10, sqe.cdw11, sqe.cdw12, sqe.cdw13, sqe.cdw14, sqe.cdw15].map(|dword| dword.get()),
         };
-        let buffer = match data {
-            Data::None => Buffer::None,
-            Data::Out(bytes) => Buffer::ToController(bytes),
-            Data::In(bytes) => Buffer::FromController(bytes),
+        let len = data.len();
+        let mut bounce = Bounce::default();
+        let result = match data {
+            Data::None => ioctl::submit(&self.device, Queue::Io, passthru, Buffer::None),
+            Data::Out(bytes) if needs_bounce(bytes) => {
+                let aligned = bounce.holding(bytes);
+                ioctl::submit(&self.device, Queue::Io, passthru, Buffer::ToController(aligned))
+            }
+            Data::Out(bytes) => ioctl::submit(&self.device, Queue::Io, passthru, Buffer::ToController(bytes)),
+            Data::In(bytes) if needs_bounce(bytes) => {
+                let aligned = bounce.holding(bytes);
+                let result = ioctl::submit(&self.device, Queue::Io, passthru, Buffer::FromController(aligned));
+                bytes.copy_from_slice(aligned);
+                result
+            }
+            Data::In(bytes) => ioctl::submit(&self.device, Queue::Io, passthru, Buffer::FromController(bytes)),
         };
-        match ioctl::submit(&self.device, Queue::Io, passthru, buffer) {
+        match result {
             Ok((status, result)) => Ok(reply(status, result)),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                Err(PortError::Unsupported(format!("the kernel refuses the command: {error}")))
+                let opcode = sqe.opcode;
+                Err(PortError::Unsupported(format!(
+                    "the kernel refuses opcode {opcode:02x}h with {len} bytes: {error}"
+                )))
             }
             Err(error) => Err(failed(&error)),
         }
@@ -153,6 +171,52 @@ fn reply(status: u16, result: u64) -> Reply {
     Reply { status: Status(status), dw0 }
 }
 
+/// Linux maps at most 256 pages at once, and adds no more to a first part that does not start on a page: what begins within a
+/// page and spans more pages is refused, unless some of them happen to be neighbours in memory.
+fn needs_bounce(bytes: &[u8]) -> bool {
+    let offset = bytes.as_ptr().addr() % PAGE;
+    offset != 0 && offset + bytes.len() > 256 * PAGE
+}
+
+/// A copy of a buffer that starts on a page.
+#[derive(Debug, Default)]
+struct Bounce(Vec<u8>);
+
+impl Bounce {
+    fn holding(&mut self, bytes: &[u8]) -> &mut [u8] {
+        self.0 = vec![0; bytes.len() + PAGE];
+        let start = self.0.as_ptr().align_offset(PAGE);
+        let aligned = &mut self.0[start..start + bytes.len()];
+        aligned.copy_from_slice(bytes);
+        aligned
+    }
+}
+
 fn failed(error: &io::Error) -> PortError {
     PortError::Failed(format!("passthrough call: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bounced_buffer_starts_on_a_page_and_has_the_same_bytes() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(3 << 20).collect();
+        let inside = &bytes[5..];
+        let mut bounce = Bounce::default();
+        let aligned = bounce.holding(inside);
+        assert_eq!(aligned.as_ptr().addr() % PAGE, 0);
+        assert!(aligned == inside);
+        assert!(!needs_bounce(aligned));
+    }
+
+    #[test]
+    fn only_what_the_kernel_refuses_is_bounced() {
+        let mut bounce = Bounce::default();
+        let page = bounce.holding(&vec![0; 2 << 20]);
+        assert!(!needs_bounce(page), "starts on a page");
+        assert!(!needs_bounce(&page[16..1 << 20]), "256 pages");
+        assert!(needs_bounce(&page[16..(1 << 20) + 1]), "257 pages");
+    }
 }
