@@ -178,7 +178,7 @@ impl Checker<'_> {
             connections: self.number("limits.connections", &table.connections(), 2, 1 << 20),
             controllers: self.short("limits.controllers", &table.controllers(), 1, 0xFFEF),
             io_queues: self.short("limits.io_queues", &table.io_queues(), 1, 0xFFFE),
-            queue_size: self.short("limits.queue_size", &table.queue_size(), 2, 0xFFFF),
+            queue_size: self.short("limits.queue_size", &table.queue_size(), 2, 4096),
             transfer: bytes,
             association_timeout: self.span(
                 "limits.association_timeout",
@@ -190,7 +190,7 @@ impl Checker<'_> {
     }
 
     fn tcp(&mut self, table: &TcpTable) -> TcpSettings {
-        let max_r2t = self.number("tcp.max_r2t", &table.max_r2t(), 1, 16);
+        let max_r2t = self.number("tcp.max_r2t", &table.max_r2t(), 1, 4);
         TcpSettings {
             in_capsule: self.size("tcp.in_capsule", &table.in_capsule(), (0, 1 << 20, 16)),
             max_h2c_data: self.size("tcp.max_h2c_data", &table.max_h2c_data(), (4 << 10, 64 << 20, 4)),

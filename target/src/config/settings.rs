@@ -35,7 +35,7 @@ pub struct Limits {
     pub controllers: u16,
     /// Most I/O queues of a controller, 1 to 65534.
     pub io_queues: u16,
-    /// Most entries of an I/O queue, 1's based, 2 to 65535.
+    /// Most entries of an I/O queue, 1's based, 2 to 4096.
     pub queue_size: u16,
     /// Most bytes of data of one command: a power of two, 8 KiB to 64 MiB.
     pub transfer: u32,
@@ -50,7 +50,7 @@ pub struct TcpSettings {
     pub in_capsule: u32,
     /// MAXH2CDATA in bytes: a multiple of 4, 4 KiB to 64 MiB.
     pub max_h2c_data: u32,
-    /// Most R2Ts outstanding for a command, 1's based, 1 to 16; a host's MAXR2T may lower it.
+    /// Most R2Ts outstanding for a command, 1's based, 1 to 4; a host's MAXR2T may lower it.
     pub max_r2t: u8,
     /// Header digests are granted to hosts that ask.
     pub header_digest: bool,

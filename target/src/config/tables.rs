@@ -113,7 +113,7 @@ table! {
         controllers: u32 = default(1024),
         /// Most I/O queues of one controller; each is a connection. 1 to 65534.
         io_queues: u32 = default(128),
-        /// Most entries of an I/O queue. 2 to 65535. Admin queues have 32 to 4096 whatever this says.
+        /// Most entries of an I/O queue. 2 to 4096. Admin queues have 32 to 4096 whatever this says.
         queue_size: u32 = default(1024),
         /// Most data of one command (MDTS): a power of two from 8KiB to 64MiB. A value of a KV namespace is transferred
         /// by one command, so `max_value_size` cannot be more.
@@ -131,7 +131,7 @@ table! {
         in_capsule: Size = default(Size(8 << 10)),
         /// Most data that a host may put into one H2CData PDU (MAXH2CDATA). A multiple of 4 bytes, 4KiB to 64MiB.
         max_h2c_data: Size = default(Size(1 << 20)),
-        /// Most R2Ts that are outstanding for one command, where the host allows as many. 1 to 16.
+        /// Most R2Ts that are outstanding for one command, where the host allows as many. 1 to 4.
         max_r2t: u32 = default(4),
         /// Whether to use header digests with hosts that ask for them.
         header_digest: bool = default(true),

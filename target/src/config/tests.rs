@@ -137,7 +137,7 @@ fn every_kind_of_mistake_is_named() {
         (top("[reactor]\nmemory = \"1MiB\""), vec!["at least 16MiB", "4 cores"]),
         (top("[reactor]\nmemory = \"9GiB\""), vec!["10GiB in all, but the machine has 8GiB"]),
         (top("[limits]\ntransfer = \"3MiB\""), vec!["limits.transfer = \"3MiB\"", "power of two; 4MiB"]),
-        (top("[limits]\nqueue_size = 1"), vec!["limits.queue_size = 1", "from 2 to 65535"]),
+        (top("[limits]\nqueue_size = 1"), vec!["limits.queue_size = 1", "from 2 to 4096"]),
         (top("[tcp]\nin_capsule = 100"), vec!["tcp.in_capsule = 100", "multiple of 16"]),
         (top("[tcp]\npdu_timeout = \"1ms\""), vec!["tcp.pdu_timeout = \"1ms\"", "from 100ms to 600s"]),
         // Ports.

@@ -18,6 +18,8 @@ use crate::model::{Namespace, TargetDef};
 pub(super) const ADMIN_ENTRIES_MIN: u16 = 32;
 /// The largest number of entries that an admin queue may have (ASQSZ).
 const ADMIN_ENTRIES_MAX: u16 = 4096;
+/// The largest number of entries that an I/O queue may have: a transport names each command's R2Ts by 16-bit tags.
+const QUEUE_ENTRIES_MAX: u16 = 4096;
 /// Bytes of a memory page (CAP.MPSMIN and MPSMAX 0), the unit of MDTS.
 const PAGE: u32 = 4096;
 
@@ -28,7 +30,7 @@ pub struct TargetLimits {
     pub max_controllers: u16,
     /// I/O queues of a controller, at least 1.
     pub max_io_queues: u16,
-    /// Entries of a queue, 1's based, 2 to 65535; admin queues have 32 to 4096 of them whatever this says.
+    /// Entries of a queue, 1's based, 2 to 4096; admin queues have 32 to 4096 of them whatever this says.
     pub max_queue_size: u16,
     /// Bytes of data of one command (MDTS), rounded down to a power of two, at least 4096.
     pub mdts: u32,
@@ -55,7 +57,7 @@ impl Default for TargetLimits {
 impl TargetLimits {
     /// Entries of an I/O queue, 1's based, at least 2.
     pub(super) fn queue_entries(&self) -> u16 {
-        self.max_queue_size.max(2)
+        self.max_queue_size.clamp(2, QUEUE_ENTRIES_MAX)
     }
 
     /// Entries of an admin queue, 1's based.
