@@ -1,9 +1,9 @@
 //! From an address to a connected controller and a namespace of it, asking discovery for what was not said.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kvof_initiator::{
-    Address, ConnectOptions, Controller, Csi, DiscoveryEntry, KvNamespace, NamespaceInfo, NvmNamespace, SubsystemType,
-    blocking::block_on, discover,
+    Address, ConnectOptions, Controller, Csi, DiscoveryEntry, Error, KvNamespace, NamespaceInfo, NvmNamespace,
+    SubsystemType, blocking::block_on, discover,
 };
 
 use crate::{
@@ -43,8 +43,12 @@ pub(crate) async fn connect(address: &Address, nqn: Option<&str>, options: &Conn
     let (address, nqn) = match nqn {
         Some(nqn) => (address.clone(), nqn.to_owned()),
         None => {
-            let entries = discover(address, options).await.map_err(|error| connecting(&error)).with_context(|| {
-                format!("discovery at {address} failed; a target without it needs the subsystem's name, by --nqn")
+            let entries = discover(address, options).await.map_err(|error| match &error {
+                // There is nobody, under whatever name.
+                Error::Connect { .. } | Error::Argument { .. } | Error::Timeout { .. } => connecting(&error),
+                _ => connecting(&error).context(format!(
+                    "discovery at {address} failed; a target without it needs the subsystem's name, by --nqn"
+                )),
             })?;
             only_subsystem(address, &entries)?
         }

@@ -28,7 +28,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "OPERATION", default_value = "retrieve")]
     pub(super) op: Operation,
 
-    /// Measure a block namespace with `mixed`.
+    /// Let `mixed` read and write a block namespace.
     #[arg(long)]
     pub(super) nvm: bool,
 

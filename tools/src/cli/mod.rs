@@ -3,6 +3,8 @@
 mod connection;
 mod place;
 
+use std::io::IsTerminal;
+
 use clap::{Parser, Subcommand};
 
 use crate::{
@@ -40,11 +42,11 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 
     /// Print JSON instead of text.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     pub(crate) json: bool,
 
     /// Log what happens to standard error; twice: everything.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 901, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
@@ -68,7 +70,8 @@ pub(crate) fn log(verbose: u8) {
         1 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_max_level(level).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ use crate::{
     units::duration,
 };
 
-/// Check a KV namespace of any target against the specification, case by case; exit code 6 if a case fails.
+/// Check a KV namespace of any target against the specification, case by case.
+///
+/// The exit code is 6 if a case fails, or if none could be checked.
 ///
 /// The cases store keys with random prefixes that did not exist before, and delete them again: other data in the
 /// namespace are safe. Nobody else should change the namespace meanwhile, or cases that list keys may fail.

@@ -19,8 +19,9 @@ use crate::{
     units::count,
 };
 
-/// Delete a key and its value. A key that does not exist is no error, unless the namespace has it so (feature 20h,
-/// EDNEK): then the exit code is 3.
+/// Delete a key and its value.
+///
+/// A key that does not exist is no error, unless the namespace has it so (feature 20h, EDNEK): then the exit code is 3.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "kvof delete [OPTIONS] [ADDRESS] <KEY>\n       kvof delete [OPTIONS] [ADDRESS] --keys-from <FILE>"

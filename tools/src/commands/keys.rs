@@ -1,10 +1,12 @@
 //! Keys from a file or standard input, one a line as `kvof list` prints them, and many operations on them at once.
 
 use std::{
+    cell::Cell,
     fs::File,
     future::Future,
     io::{self, BufRead, BufReader},
     path::Path,
+    pin::pin,
 };
 
 use anyhow::{Context, Result};
@@ -72,7 +74,8 @@ impl Iterator for KeyLines {
     }
 }
 
-/// Does `operation` with each key, many at once, and tells `report` of each in the order of the keys.
+/// Does `operation` with each key, many at once, and tells `report` of each in the order of the keys. After the first
+/// error nothing more is begun, and what was begun is still ended and reported.
 pub(crate) async fn for_each<T, F>(
     keys: impl Iterator<Item = Result<Key>>,
     operation: impl Fn(Key) -> F,
@@ -81,6 +84,8 @@ pub(crate) async fn for_each<T, F>(
 where
     F: Future<Output = kvof_initiator::Result<T>>,
 {
+    let stopped = Cell::new(false);
+    let keys = keys.take_while(|_| !stopped.get()).inspect(|key| stopped.set(stopped.get() || key.is_err()));
     let started = stream::iter(keys).map(|key| {
         let started = key.map(|key| (key, operation(key)));
         async {
@@ -89,12 +94,14 @@ where
             anyhow::Ok((key, outcome))
         }
     });
-    let mut answers = std::pin::pin!(started.buffered(IN_FLIGHT));
+    let mut answers = pin!(started.buffered(IN_FLIGHT));
+    let mut result = Ok(());
     while let Some(answer) = answers.next().await {
-        let (key, outcome) = answer?;
-        report(key, outcome)?;
+        let reported = answer.and_then(|(key, outcome)| report(key, outcome));
+        stopped.set(stopped.get() || reported.is_err());
+        result = result.and(reported);
     }
-    Ok(())
+    result
 }
 
 #[cfg(test)]
@@ -110,6 +117,30 @@ mod tests {
         let keys = lines("a\r\n\n0x00ff\nlast key").unwrap();
         let keys: Vec<&[u8]> = keys.iter().map(Key::as_bytes).collect();
         assert_eq!(keys, [&b"a"[..], &[0, 0xff], b"last key"]);
+    }
+
+    #[test]
+    fn nothing_is_begun_after_an_error_and_what_was_begun_is_reported() {
+        let begun = Cell::new(0);
+        let mut reported = Vec::new();
+        let operation = |key: Key| {
+            begun.set(begun.get() + 1);
+            async move {
+                match key.as_bytes() {
+                    b"bad" => Err(kvof_initiator::Error::Closed),
+                    _ => Ok(()),
+                }
+            }
+        };
+        let all: &'static str = Box::leak(format!("a\nbad\nc\n{}", "d\n".repeat(1000)).into_boxed_str());
+        let keys = KeyLines::new(all.as_bytes(), "keys");
+        let result = kvof_initiator::blocking::block_on(for_each(keys, operation, |key, ()| {
+            reported.push(key.to_string());
+            Ok(())
+        }));
+        assert_eq!(result.unwrap_err().to_string(), "bad");
+        assert_eq!(begun.get(), reported.len() + 1);
+        assert!(begun.get() <= IN_FLIGHT + 2 && reported[..2] == ["a", "c"], "{begun:?}");
     }
 
     #[test]
