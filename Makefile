@@ -56,11 +56,8 @@ interop: ## the stock Linux kernels 6.12 and 6.1 in a guest, with nvme-cli, agai
 bench: build ## figures for docs/performance.md
 	@tools/bench
 
-fuzz: ## run each fuzz target for FUZZ_SECONDS (60); needs cargo-fuzz and a nightly toolchain
-	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is not installed: cargo install cargo-fuzz"; exit 1; }
-	for target in $$(cargo +nightly fuzz list --fuzz-dir fuzz/cargo-fuzz); do \
-		cargo +nightly fuzz run --fuzz-dir fuzz/cargo-fuzz "$$target" -- \
-			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096; done
+fuzz: ## run each fuzz body for FUZZ_SECONDS (60); needs a nightly toolchain
+	@fuzz/run.sh $(FUZZ_SECONDS)
 
 clean: ## remove everything that was built (never the source folder target/)
 	rm -rf .build

@@ -281,3 +281,36 @@ fn the_log_can_be_json() {
     assert_eq!(event["message"], "listening");
     assert_eq!(event["portid"], 1);
 }
+
+/// Small values waste most of a page each, so the pool is used up long before the namespaces are full by their size.
+#[test]
+fn full_namespaces_say_so_and_leave_memory_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("target.toml");
+    let namespace = |nsid: u32| {
+        format!(
+            "[[subsystem.namespace]]\nnsid = {nsid}\nkind = \"kv\"\nstorage = \"memory\"\nsize = \"24MiB\"\nmax_value_size = \"1MiB\"\n"
+        )
+    };
+    let start =
+        "[reactor]\nmemory = \"8MiB\"\n[[port]]\naddress = \"127.0.0.1:0\"\n[[subsystem]]\nallowed_hosts = \"any\"\n";
+    fs::write(&path, format!("{start}nqn = \"{NQN}\"\n{}{}", namespace(1), namespace(2))).unwrap();
+    let process = Process::start_in(folder, &["--config", path.to_str().unwrap()], |_| {});
+    block_on(async {
+        let controller = Controller::connect(&process.address(), NQN, &options()).await.unwrap();
+        for nsid in [1, 2] {
+            let kv = controller.kv(nsid).await.unwrap().with_timeout(Duration::from_secs(10));
+            let mut stored = 0u32;
+            let full = loop {
+                let key = Key::new(&stored.to_be_bytes()).unwrap();
+                match kv.store(key, vec![1; 2100], StoreOptions::empty()).await.0 {
+                    Ok(()) => stored += 1,
+                    Err(error) => break error,
+                }
+            };
+            let capacity_exceeded =
+                full.status().is_some_and(|status| status.code() == kvof_spec::Status::CAPACITY_EXCEEDED);
+            assert!(capacity_exceeded, "namespace {nsid} after {stored} values: {full}");
+        }
+    });
+}
