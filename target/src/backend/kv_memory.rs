@@ -5,8 +5,8 @@
 //! the pool deals in pages, and a page for each small value would cost more than the copy.
 //!
 //! Memory: beside the value a key takes about 64 bytes in the index (17 of key, 32 of buffer handle, and the tree's own).
-//! Values in pool buffers may fill [`POOL_SHARE`] of the pool; the rest stays free for commands in flight. Beyond that the
-//! namespace is full, whatever its size says.
+//! Values in pool buffers may hold [`kv_memory_pool`] of the pool, and never more than [`POOL_SHARE`] of it; the rest stays
+//! free for commands in flight. Beyond that the namespace is full, whatever its size says.
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +31,16 @@ use crate::model::BackendId;
 const COPY_MAX: usize = 2048;
 /// How much of the pool values may fill: 7/8.
 const POOL_SHARE: (usize, usize) = (7, 8);
+
+/// Room for the last pages of values in a namespace too small for its seventh to make up for them.
+const POOL_SLACK: u64 = 1 << 20;
+
+/// Bytes of the pool that a KV namespace of `size` bytes in memory may hold, and that are to be added to the pool for it: a
+/// seventh more than its size, to make up for whole pages.
+#[must_use]
+pub const fn kv_memory_pool(size: u64) -> u64 {
+    (size / 7 + 1).saturating_mul(8).saturating_add(POOL_SLACK)
+}
 
 /// One core's shard.
 #[derive(Debug)]
@@ -66,9 +76,12 @@ struct Gather {
 }
 
 impl PoolRoom {
-    /// For a pool of `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { held: Arc::default(), most: limit / POOL_SHARE.1 * POOL_SHARE.0 }
+    /// For a namespace of `size` bytes in a pool of `limit` bytes. However many namespaces share the pool, each keeps to the
+    /// part that was added to the pool for it, so that together they leave the rest free.
+    pub(super) fn new(limit: usize, size: u64) -> Self {
+        let (share, of) = POOL_SHARE;
+        let added = usize::try_from(kv_memory_pool(size)).unwrap_or(usize::MAX);
+        Self { held: Arc::default(), most: added.min(limit / of * share) }
     }
 
     fn take(&self, bytes: usize) -> bool {

@@ -34,6 +34,7 @@ use kvof_spec::Status;
 use self::{disk::DiskQueue, message::Body, open::PartKind};
 pub use self::{
     disk::{DiskRequest, DiskResult},
+    kv_memory::kv_memory_pool,
     message::BackendMessage,
     open::{BackendPart, OpenError, open},
 };

@@ -103,8 +103,8 @@ pub enum OpenError {
 pub fn open(ns: &Arc<Namespace>, cores: usize, pool: &Pool) -> Result<Vec<BackendPart>, OpenError> {
     let cores = cores.max(1);
     let parts: Vec<PartKind> = match &ns.def.kind {
-        NamespaceKindDef::Kv { storage: StorageDef::Memory, .. } => {
-            let room = PoolRoom::new(pool.limit());
+        NamespaceKindDef::Kv { storage: StorageDef::Memory, size, .. } => {
+            let room = PoolRoom::new(pool.limit(), *size);
             let shards = (0..cores).filter_map(|_| {
                 let (usage, limits) = Usage::new(ns)?;
                 Some(PartKind::KvMemory(KvMemory::new(usage, limits, room.clone())))

@@ -19,8 +19,6 @@ use crate::{
 
 /// Disk operations that a core keeps in flight.
 const DISK_OPS: usize = 256;
-/// Values of memory namespaces may fill 7/8 of the pool (see `backend::kv_memory`), so it has to be larger than they are.
-const POOL_SHARE: (u64, u64) = (8, 7);
 
 /// Why the target could not start to serve.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +50,11 @@ pub enum ReloadError {
     Storage(#[from] OpenError),
     /// Memory was taken at start.
     #[error(
-        "its KV namespaces in memory have {wanted} bytes, but at start there were {reserved}, and memory is reserved then; \
+        "its KV namespaces in memory need {wanted} bytes, but at start they needed {reserved}, and memory is reserved then; \
          restart, or make them smaller"
     )]
     Memory {
-        /// Bytes that they would have.
+        /// Bytes that they would need.
         wanted: u64,
         /// Bytes that were reserved for them.
         reserved: u64,
@@ -184,20 +182,19 @@ impl fmt::Debug for Kind<'_> {
     }
 }
 
-/// Bytes of the KV namespaces in memory. (NVM namespaces in memory take theirs from the system.)
+/// Bytes of the pool for the KV namespaces in memory. (NVM namespaces in memory take theirs from the system.)
 fn kv_memory(def: &TargetDef) -> u64 {
     let namespaces = def.subsystems.iter().flat_map(|subsystem| &subsystem.namespaces);
     let sizes = namespaces.filter_map(|ns| match &ns.kind {
-        NamespaceKindDef::Kv { size, storage: StorageDef::Memory, .. } => Some(*size),
+        NamespaceKindDef::Kv { size, storage: StorageDef::Memory, .. } => Some(backend::kv_memory_pool(*size)),
         _ => None,
     });
     sizes.fold(0, u64::saturating_add)
 }
 
-/// A pool with room for data on its way and for `values` bytes that stay.
+/// A pool with room for data on its way and for `values` bytes of memory namespaces.
 fn new_pool(settings: &Settings, values: u64) -> Result<Pool, ServeError> {
-    let (more, of) = POOL_SHARE;
-    let bytes = (values / of).saturating_add(1).saturating_mul(more).saturating_add(settings.memory);
+    let bytes = values.saturating_add(settings.memory);
     let limit = usize::try_from(bytes).map_err(|_| ServeError::Memory(bytes))?;
     Ok(Pool::new(PoolConfig { limit, shards: settings.cpus.len() }))
 }

@@ -16,6 +16,7 @@ use slab::Slab;
 use super::{CoreMessage, Listener, Mailbox, Shared, conn::Conn};
 use crate::{
     backend::{Backends, DiskRequest, DiskResult},
+    model::BackendId,
     queue::Cx,
     transport::tcp::{Connection, TcpSettings},
 };
@@ -71,6 +72,8 @@ pub(super) struct Core {
     accept_again: Option<Instant>,
     tcp_settings: Arc<TcpSettings>,
     backends: Backends,
+    /// The storage that `backends` has.
+    attached: Vec<BackendId>,
     conns: Slab<Conn>,
     /// Connections that may have something to receive.
     ready: VecDeque<usize>,
@@ -131,6 +134,7 @@ impl Core {
             listeners,
             accept_again: None,
             backends,
+            attached: Vec::new(),
             conns: Slab::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
@@ -175,7 +179,8 @@ impl Core {
             return Duration::ZERO;
         }
         let until_tick = next_tick.saturating_duration_since(self.now);
-        if self.starved.is_empty() && self.stopping.is_none() { until_tick } else { until_tick.min(STARVED_RETRY) }
+        let hungry = !self.starved.is_empty() || self.backends.wants_memory();
+        if hungry || self.stopping.is_some() { until_tick.min(STARVED_RETRY) } else { until_tick }
     }
 
     fn handle_event(&mut self, event: Event) -> io::Result<()> {
@@ -219,8 +224,14 @@ impl Core {
             match message {
                 CoreMessage::Accepted { socket, peer, local, portid } => self.open(socket, (portid, local, peer)),
                 CoreMessage::Backend { from, message } => self.backends.handle_message(from, message),
-                CoreMessage::Attach(id, part) => self.backends.attach(id, part),
-                CoreMessage::Detach(id) => self.backends.detach(id),
+                CoreMessage::Attach(id, part) => {
+                    self.attached.push(id);
+                    self.backends.attach(id, part);
+                }
+                CoreMessage::Detach(id) => {
+                    self.attached.retain(|&attached| attached != id);
+                    self.backends.detach(id);
+                }
                 CoreMessage::Wake(key) => {
                     with_conn!(self, key, |conn, cx| {
                         conn.woken.store(false, Ordering::Release);
@@ -477,16 +488,22 @@ impl Core {
         }
     }
 
-    /// Whether the core may stop: every core has come to rest, since others may need this one's storage, or it took too
-    /// long.
-    fn may_end(&self) -> bool {
-        self.stopping.is_some_and(|deadline| {
-            let rest = self.conns.is_empty() && self.ring.disk_ops() == 0 && self.disk_backlog.is_empty();
-            if let Some(mine) = self.shared.at_rest.get(self.id) {
-                mine.store(rest, Ordering::Release);
+    /// Whether the core may stop: all connections are gone, on every core, since others may need this one's storage; and
+    /// the storage has been put away. Or it took too long.
+    fn may_end(&mut self) -> bool {
+        let Some(deadline) = self.stopping else { return false };
+        if let Some(mine) = self.shared.at_rest.get(self.id) {
+            mine.store(self.conns.is_empty(), Ordering::Release);
+        }
+        if self.shared.at_rest.iter().all(|core| core.load(Ordering::Acquire)) {
+            for id in std::mem::take(&mut self.attached) {
+                self.backends.detach(id);
             }
-            self.now >= deadline || self.shared.at_rest.iter().all(|core| core.load(Ordering::Acquire))
-        })
+            if self.backends.is_idle() && self.ring.disk_ops() == 0 && self.disk_backlog.is_empty() {
+                return true;
+            }
+        }
+        self.now >= deadline
     }
 
     fn keys(&self) -> Vec<usize> {

@@ -121,7 +121,7 @@ struct Shared {
     config: ReactorConfig,
     /// Connections on each core.
     loads: Vec<AtomicUsize>,
-    /// Which cores have nothing under way any more; only told while stopping.
+    /// Which cores have no connections any more; only told while stopping.
     at_rest: Vec<AtomicBool>,
     /// A core ended by a panic, or its ring failed.
     failed: AtomicBool,
