@@ -34,12 +34,13 @@ impl Bar {
 
     pub(super) fn update(&mut self, now: Progress) {
         let time = now.elapsed.saturating_sub(self.last.elapsed).as_secs_f64();
-        if time > 0.0 {
+        // The last look may come soon after the one before.
+        if time > 0.05 {
             let rate = now.done.saturating_sub(self.last.done) as f64 / time;
             self.bar.set_message(format!("{rate:.0} op/s"));
+            self.last = now;
         }
         self.bar.set_position(if self.timed { millis(now.elapsed) } else { now.done });
-        self.last = now;
     }
 
     /// Takes the bar away.
