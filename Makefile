@@ -17,20 +17,23 @@ FUZZ_SECONDS ?= 60
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-setup: $(STAMPS)/setup ## install what is needed (Debian packages) and unpack the test guest's kernels
+setup: $(STAMPS)/tools $(STAMPS)/guest ## install what is needed (Debian packages) and unpack the test guest's kernels
 
-$(STAMPS)/setup: tools/setup interop-tests/setup.sh Makefile
+$(STAMPS)/tools: tools/setup
 	@tools/setup
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/guest: interop-tests/setup.sh
 	@interop-tests/setup.sh
 	@mkdir -p $(STAMPS) && touch $@
 
-build: ## build the target and the kvof command, optimised
+build: $(STAMPS)/tools ## build the target and the kvof command, optimised
 	cargo build --release --locked --bins -p kvof-target -p kvof-tools
 
 demo: build ## serve a KV namespace, store at least 1 GiB of files in it, verify every byte
 	cargo run --release --locked --quiet -p kvof-tools --example demo
 
-test: ## every check: format, lints, unit tests, documentation, the Linux kernel as host
+test: setup ## every check: format, lints, unit tests, documentation, the Linux kernel as host
 	@tools/steps lint unit docs interop
 
 lint: ## rustfmt, clippy, and cargo-deny where it is installed
@@ -49,7 +52,7 @@ unit: ## unit and integration tests on this machine alone
 docs: ## API documentation of every crate, without warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --locked --quiet
 
-interop: ## the stock Linux kernels 6.12 and 6.1 in a guest, with nvme-cli, against the target
+interop: setup ## the stock Linux kernels 6.12 and 6.1 in a guest, with nvme-cli, against the target
 	cargo build --release --locked --bins -p kvof-target -p kvof-guest
 	KVOF_BIN_DIR=$(CARGO_TARGET_DIR)/release KVOF_REQUIRE_GUEST=$(KVOF_REQUIRE_GUEST) cargo test --locked -p kvof-interop -- --nocapture
 

@@ -111,9 +111,8 @@ impl DiscoveryPage {
 impl Record {
     fn entry(&self, asqsz: u16) -> DiscoveryEntry {
         let mut entry = DiscoveryEntry::ip(TransportType::TCP, self.subtype, &self.subnqn, self.address, self.portid);
-        entry.treq = (TransportRequirements::SECURE_CHANNEL_NOT_REQUIRED
-            | TransportRequirements::DISABLE_SQ_FLOW_CONTROL)
-            .bits();
+        // "Not specified" rather than "not required": nvme-cli has a name for this one together with the flow control bit.
+        entry.treq = TransportRequirements::DISABLE_SQ_FLOW_CONTROL.bits();
         entry.asqsz = asqsz.into();
         entry.eflags = self.eflags.bits().into();
         if let Some(Ok(name)) = self.name.as_deref().map(text::to_field) {

@@ -1,6 +1,6 @@
 //! A KV namespace in one file or on one block device, owned by one core: simple, and safe against crashes.
 //!
-//! The format is in [`format`]; this is how it is used.
+//! The format is in [`mod@format`]; this is how it is used.
 //!
 //! * **Nothing that counts is ever overwritten.** A Store writes its record to free blocks; so does a Delete, which writes a
 //!   tombstone. Only when that is durable (fdatasync) is the command answered, and only then is the record that it replaces
