@@ -111,6 +111,8 @@ pub struct Connection {
     pub(super) pdu_deadline: Option<Instant>,
     send_progress: Instant,
     draining: bool,
+    /// There were I/O queues when an admin queue last looked, which all end with it.
+    is_needed: bool,
     end: Option<CloseReason>,
 }
 
@@ -141,6 +143,7 @@ impl Connection {
             pdu_deadline: None,
             send_progress: now,
             draining: false,
+            is_needed: false,
             end: None,
         }
     }
@@ -208,6 +211,10 @@ impl Connection {
     /// To be called a few times a second.
     pub fn handle_tick(&mut self, cx: &mut Cx<'_>) {
         let now = cx.now;
+        if self.is_needed {
+            // Those of other controllers count too: all of them are ending.
+            self.is_needed = cx.target.summary().io_queues > 0;
+        }
         if self.queue.poll_timeout().is_some_and(|at| at <= now) {
             self.queue.handle_timeout(now);
         }
@@ -233,9 +240,11 @@ impl Connection {
         }
     }
 
-    /// The target is stopping: the connection ends when no command is under way.
+    /// The target is stopping: the connection ends when no command is under way. An admin queue would take its I/O queues
+    /// along, and stays until a tick finds that they are gone.
     pub fn drain(&mut self) {
         self.draining = true;
+        self.is_needed = self.queue.is_admin();
     }
 
     /// The socket has ended, with an error or because the host closed it.
@@ -250,7 +259,8 @@ impl Connection {
     /// Why the connection is over, once it is and all that it had to say is sent. Then the socket is to be closed; the
     /// connection itself must live until [`Self::is_idle`].
     pub fn poll_close(&mut self) -> Option<&CloseReason> {
-        if self.draining && self.end.is_none() && self.queue.busy() == 0 && self.tx.is_empty() {
+        let is_done = self.queue.busy() == 0 && !self.is_needed;
+        if self.draining && self.end.is_none() && is_done && self.tx.is_empty() {
             self.close(CloseReason::Stopped);
         }
         if self.tx.is_empty() { self.end.as_ref() } else { None }

@@ -387,6 +387,8 @@ impl Connection {
 
     /// A PDU's data is complete.
     fn end_data(&mut self, cx: &mut Cx<'_>, data: &DataRx, intact: bool) -> Result<(), Fatal> {
+        // What comes next has its own time, also if it has begun already.
+        self.pdu_deadline = None;
         if !intact {
             tracing::warn!(peer = %cx.transport.peer, cid = self.queue.cid(data.command), "data digest error");
         }

@@ -1,0 +1,121 @@
+//! Many connections, and connections that end in the middle of everything: nothing is left behind.
+
+use std::{
+    io::Read,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use kvof_spec::sgl::SglDescriptor;
+use kvof_target::control::TargetLimits;
+
+use super::{
+    host::{Ask, BOTH, Host, retrieve, store, value},
+    rig::{Options, Rig, wait_until},
+};
+
+fn expect_empty(rig: &Rig) {
+    wait_until("empty", || rig.connections() == 0);
+    let summary = rig.target.summary();
+    assert_eq!((summary.io_controllers, summary.discovery_controllers, summary.io_queues), (0, 0, 0));
+}
+
+#[test]
+fn no_more_connections_than_allowed() {
+    let rig = Rig::start(Options { cores: 2, max_connections: 20, ..Options::default() });
+    let (_admin, mut io) = Host::pair(&rig, Ask::default());
+    let flood: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(rig.address).unwrap()).collect();
+    wait_until("full", || rig.connections() == 20);
+    flood.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    let refused = || flood.iter().filter(|stream| matches!((&**stream).read(&mut [0]), Ok(0))).count();
+    wait_until("refused to the others", || refused() == 182);
+    assert_eq!(rig.connections(), 20);
+    io.expect_alive();
+    drop(flood);
+    wait_until("down to two", || rig.connections() == 2);
+    let (_admin, mut io) = Host::pair(&rig, Ask::default());
+    io.expect_alive();
+}
+
+#[test]
+fn controllers_have_a_limit_of_their_own() {
+    let limits = TargetLimits { max_controllers: 2, max_io_queues: 1, ..TargetLimits::default() };
+    let rig = Rig::start(Options { limits, ..Options::default() });
+    let (first, _io) = Host::pair(&rig, Ask::default());
+    let second = Host::admin(&rig, Ask::default());
+    let mut third = Host::initialised(rig.address, Ask::default());
+    assert!(!third.connect_queue(0, 0xffff).status().is_success());
+    let mut queue = Host::initialised(rig.address, Ask::default());
+    assert!(!queue.connect_queue(2, first.cntlid).status().is_success());
+    drop(second);
+    wait_until("one controller less", || rig.target.summary().io_controllers == 1);
+    assert!(third.connect_queue(0, 0xffff).status().is_success());
+}
+
+#[test]
+fn connections_that_come_and_go() {
+    let rig = Rig::start(Options { cores: 2, ..Options::default() });
+    let begin = Instant::now();
+    let mut rounds = 0;
+    while begin.elapsed() < Duration::from_secs(2) || rounds < 20 {
+        rounds += 1;
+        let silent = Host::silent(rig.address);
+        let initialised = Host::initialised(rig.address, Ask { digests: BOTH, ..Ask::default() });
+        let (admin, mut io) = Host::pair(&rig, Ask::default());
+        io.expect_alive();
+        match rounds % 3 {
+            0 => drop((silent, initialised, admin, io)),
+            1 => drop((io, admin, initialised, silent)),
+            _ => {
+                drop(admin);
+                io.expect_closed();
+            }
+        }
+    }
+    expect_empty(&rig);
+    assert_eq!(rig.pool.in_use(), 0);
+}
+
+#[test]
+fn connections_lost_with_commands_in_flight() {
+    for cores in [1, 2] {
+        let rig = Rig::start(Options { cores, ..Options::default() });
+        let (_admin, mut io) = Host::pair(&rig, Ask::default());
+        for i in 0..8 {
+            assert!(io.store(&format!("v{i}"), &value(i, 100_000)).status().is_success());
+        }
+        let stored = rig.pool.in_use();
+        for round in 0..30_usize {
+            let (admin, mut io) = Host::pair(&rig, Ask { entries: 64, maxr2t: 3, ..Ask::default() });
+            // Some wait for data, some have them in part, some are executing on this core or the other.
+            for i in 0..8 {
+                let key = format!("v{i}");
+                io.capsule(store(&format!("w{i}"), 300_000), SglDescriptor::transport_data(300_000), &[]);
+                io.capsule(retrieve(&key, 100_000), SglDescriptor::transport_data(100_000), &[]);
+                let bytes = io.capsule_bytes(store("x", 4000), 500 + i, SglDescriptor::in_capsule(0, 4000), &[7; 4000]);
+                io.send(if i == 7 { &bytes[..round * 100] } else { &bytes });
+            }
+            if round % 2 == 0 {
+                drop(admin);
+            }
+            if round % 3 == 0 {
+                // Reset, not closed.
+                let _ = io.stream.shutdown(std::net::Shutdown::Read);
+            }
+        }
+        wait_until("down to two", || rig.connections() == 2);
+        assert!(
+            io.execute(
+                kvof_kv::KvCommand::delete(1, &super::host::key("x")).to_sqe(SglDescriptor::transport_data(0)),
+                &[]
+            )
+            .0
+            .status()
+            .is_success()
+        );
+        wait_until("free of what was in flight", || rig.pool.in_use() == stored);
+        for i in 0..8 {
+            assert_eq!(io.retrieve(&format!("v{i}"), 100_000).1, value(i, 100_000));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The host library against the target: conformance, discovery, events, restarts.
+
+use std::{thread, time::Duration};
+
+use kvof_initiator::{
+    Address, ConnectOptions, Controller, DigestMode, DiscoveryController, KvNamespace, ReconnectPolicy, StoreOptions,
+    blocking::{BlockingKv, block_on},
+    discover,
+};
+use kvof_kv::conformance::{Outcome, RunOptions, run};
+
+use super::{
+    host::{key, value},
+    rig::{KV, KV_FILE, NQN, Options, Rig},
+};
+
+pub(crate) fn address(rig: &Rig) -> Address {
+    rig.address.to_string().parse().unwrap()
+}
+
+pub(crate) fn connect(rig: &Rig, options: &ConnectOptions) -> Controller {
+    block_on(Controller::connect(&address(rig), NQN, options)).unwrap()
+}
+
+fn open(controller: &Controller, nsid: u32) -> KvNamespace {
+    block_on(controller.kv(nsid)).unwrap()
+}
+
+/// Runs the conformance suite and gives the names of what failed or could not be checked.
+fn conformance(controller: &Controller, nsid: u32) -> Vec<String> {
+    let port = BlockingKv::new(open(controller, nsid));
+    let mut bad = Vec::new();
+    let summary = run(&port, &RunOptions { seed: 1, ..RunOptions::default() }, &mut |case| {
+        // Keys that are longer than KVKML but no longer than 16 bytes do not exist here.
+        let expected = case.name == "key.length_over_kvkml" && matches!(case.outcome, Outcome::Skipped(_));
+        if case.outcome != Outcome::Passed && !expected {
+            bad.push(format!("{}: {}", case.name, case.outcome));
+        }
+    });
+    assert!(summary.passed > 20, "{summary:?}");
+    bad
+}
+
+#[test]
+fn the_conformance_suite_passes_in_every_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    for cores in [1, 2] {
+        let kv_file = Some(folder.path().join(format!("kv-{cores}")));
+        let rig = Rig::start(Options { cores, kv_file, ..Options::default() });
+        for (digests, disable_sq_flow_control) in
+            [(DigestMode::Off, false), (DigestMode::Require, true), (DigestMode::Off, true)]
+        {
+            let mut options = ConnectOptions::default();
+            options.io_queues = 2;
+            (options.header_digest, options.data_digest) = (digests, digests);
+            options.disable_sq_flow_control = disable_sq_flow_control;
+            let controller = connect(&rig, &options);
+            let nsids = if digests == DigestMode::Off && disable_sq_flow_control { &[KV][..] } else { &[KV, KV_FILE] };
+            for nsid in nsids {
+                let bad = conformance(&controller, *nsid);
+                assert_eq!(bad, [""; 0], "{cores} cores, NSID {nsid}, digests {digests:?}");
+            }
+            block_on(controller.disconnect());
+        }
+        super::rig::wait_until("without connections", || rig.connections() == 0);
+    }
+}
+
+#[test]
+fn discovery_names_what_is_served_and_tells_of_changes() {
+    let mut rig = Rig::start(Options::default());
+    let options = ConnectOptions::default();
+    let names =
+        |entries: &[kvof_initiator::DiscoveryEntry]| entries.iter().map(|e| e.subnqn.clone()).collect::<Vec<_>>();
+    let entries = block_on(discover(&address(&rig), &options)).unwrap();
+    assert!(names(&entries).contains(&NQN.to_owned()), "{entries:?}");
+    let entry = entries.iter().find(|e| e.subnqn == NQN).unwrap();
+    assert_eq!((entry.traddr.as_str(), entry.trsvcid.clone()), ("127.0.0.1", rig.address.port().to_string()));
+
+    let persistent = block_on(DiscoveryController::connect(&address(&rig), &options)).unwrap();
+    assert_eq!(names(&block_on(persistent.entries()).unwrap()), names(&entries));
+    let other = "nqn.2024-01.localhost:later";
+    thread::scope(|scope| {
+        let changed = scope.spawn(|| block_on(persistent.changed(0)).unwrap());
+        thread::sleep(Duration::from_millis(100));
+        assert!(!changed.is_finished(), "a change before anything changed");
+        rig.add_subsystem(other);
+        changed.join().unwrap();
+    });
+    assert!(names(&block_on(persistent.entries()).unwrap()).contains(&other.to_owned()));
+    // What was added serves.
+    let added = block_on(Controller::connect(&address(&rig), other, &options)).unwrap();
+    let kv = open(&added, 1);
+    block_on(kv.store(key("k"), vec![1, 2, 3], StoreOptions::empty())).0.unwrap();
+    assert_eq!(block_on(kv.retrieve_vec(key("k"))).unwrap(), [1, 2, 3]);
+}
+
+#[test]
+fn a_host_finds_the_target_again_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kv");
+    let rig = Rig::start(Options { kv_file: Some(path.clone()), ..Options::default() });
+    let mut options = ConnectOptions::default();
+    options.reconnect = ReconnectPolicy { initial: Duration::from_millis(20), ..ReconnectPolicy::default() };
+    let controller = connect(&rig, &options);
+    let kv = open(&controller, KV_FILE);
+    let data = value(3, 200_000);
+    block_on(kv.store(key("kept"), data.clone(), StoreOptions::empty())).0.unwrap();
+    let at = rig.address;
+    rig.stop(Duration::from_secs(5));
+    let rig = Rig::start(Options { kv_file: Some(path), address: at, ..Options::default() });
+    assert_eq!(rig.address, at);
+    let kv = kv.with_repeats();
+    assert!(block_on(kv.retrieve_vec(key("kept"))).unwrap() == data);
+    assert!(controller.reconnects() > 0);
+}

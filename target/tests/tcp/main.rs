@@ -1,0 +1,11 @@
+//! The NVMe/TCP target on real sockets: good hosts, bad hosts and absent ones, against the running reactor.
+
+mod cores;
+mod data;
+mod flood;
+mod header;
+mod host;
+mod library;
+mod queue;
+mod rig;
+mod time;
