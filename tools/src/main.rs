@@ -1,7 +1,7 @@
 //! The `kvof` command: looks at, uses, times and checks NVMe Key Value namespaces over fabrics.
 //!
-//! [`cli`] says what can be asked for, [`connect`] finds the subsystem and the namespace, [`commands`] and [`bench`] do
-//! the work through the host library, [`output`] and [`units`] show what came of it, [`failure`] turns errors into exit
+//! [`cli`] says what can be asked for, [`connect`] finds the subsystem and the namespace, [`commands`] and [`mod@bench`]
+//! do the work through the host library, [`output`] and [`units`] show what came of it, [`failure`] turns errors into exit
 //! codes.
 #![forbid(unsafe_code)]
 

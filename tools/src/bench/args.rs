@@ -10,7 +10,7 @@ use super::load::{Action, End};
 use crate::{
     cli::{ConnectionArgs, Place},
     failure::usage,
-    units::{parse_duration, parse_size_u32},
+    units::{parse_duration, parse_size_u32, size},
 };
 
 /// Measure operations a second, bandwidth and latency of a namespace.
@@ -81,6 +81,9 @@ pub(crate) struct BenchArgs {
     pub(super) connection: ConnectionArgs,
 }
 
+/// Most memory for the buffers of commands in flight, bytes.
+const BUFFERS_MAX: u64 = 4 << 30;
+
 /// What to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -139,6 +142,17 @@ impl BenchArgs {
         if let Some(depth) = self.depth.iter().find(|depth| **depth < u32::from(self.jobs)) {
             return Err(usage(format!("--depth {depth} is less than one command for each of --jobs {}", self.jobs)));
         }
+        let largest = self.sizes.iter().copied().max().unwrap_or(0);
+        let deepest = self.depth.iter().copied().max().unwrap_or(0);
+        let buffers = u64::from(largest) * u64::from(deepest);
+        if buffers > BUFFERS_MAX {
+            return Err(usage(format!(
+                "--depth {deepest} with values of {} takes {} of buffers; at most {} are allowed",
+                size(largest.into()),
+                size(buffers),
+                size(BUFFERS_MAX)
+            )));
+        }
         let fill = if nvm { self.verify } else { action != Action::Write || self.verify };
         let end = match (action, self.count) {
             (Action::Delete, _) => End::Exhausted,
@@ -188,6 +202,7 @@ mod tests {
             "host --op delete --count 3",
             "host --jobs 4 --depth 8,3",
             "host --time 0",
+            "host --sizes 4KiB,2MiB --depth 1,4096",
             "host --sizes 4qib",
             "host --depth 0",
             "host --time 1s --count 5",

@@ -84,7 +84,7 @@ impl Row {
         }
     }
 
-    /// The lines of this measurement, to stand below [`HEADER`].
+    /// The lines of this measurement, to stand below the [`header`].
     pub(super) fn lines(&self) -> String {
         let depth = self.depth.to_string();
         let mut text = line(self.op, &size(self.size.into()), &depth, &self.total, &self.errors.to_string());
