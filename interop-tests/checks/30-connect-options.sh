@@ -1,4 +1,5 @@
 # nvme connect with every transport option, moving a value that goes in a capsule and one that takes an R2T.
+# cpus: 2
 target_start
 head -c 100 /dev/urandom >$work/small
 head -c 70001 /dev/urandom >$work/large

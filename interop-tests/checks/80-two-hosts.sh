@@ -1,4 +1,5 @@
 # Two hosts, by NQN and identifier, on one subsystem at the same time: both see the same data, and one's leaving disturbs nothing.
+# cpus: 2
 # limit: 90
 target_start
 # With multipath the kernel would make one disk of both; without it each connection has a node of its own.

@@ -1,4 +1,5 @@
 # The target is killed and started again under I/O: the kernel reconnects by itself, block I/O only waits, no byte is wrong.
+# cpus: 2
 # target: may end
 # limit: 90
 # kernel-log: Property Set error|starting error recovery|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|failed nvme_keep_alive|failed to .*abort|rescanning

@@ -1,5 +1,6 @@
 //! `kvof-guest`: runs inside the test guest and sends KV commands through the kernel's passthrough to a `/dev/ngXnY` node.
 
+mod bench;
 mod ioctl;
 mod loop_io;
 mod max_value;
@@ -38,6 +39,20 @@ enum Action {
         /// How strict to be where implementations disagree.
         #[arg(long, value_enum, default_value_t = Strictness::Kvof)]
         profile: Strictness,
+    },
+    /// Retrieves and Stores a second and their median latency; a line of JSON for each, exit code 1 if one failed.
+    Bench {
+        /// The namespace's node, /dev/ngXnY.
+        device: PathBuf,
+        /// Bytes of each value; each number is measured.
+        #[arg(long, value_delimiter = ',', default_value = "4096")]
+        sizes: Vec<usize>,
+        /// Commands in flight, each a thread: one number for every size.
+        #[arg(long, value_delimiter = ',', default_value = "1")]
+        depths: Vec<u64>,
+        /// How long each measurement takes, milliseconds.
+        #[arg(long, default_value_t = 1000)]
+        milliseconds: u64,
     },
     /// Store and Retrieve while the connection may come and go; one line of JSON, exit code 1 if a value was wrong.
     LoopIo {
@@ -96,6 +111,17 @@ fn run(action: Action) -> Result<bool> {
             let mut options = RunOptions { filter, profile, ..RunOptions::default() };
             options.seed = seed.unwrap_or(options.seed);
             conformance(&KernelPort::open(&device)?, &options)
+        }
+        Action::Bench { device, sizes, depths, milliseconds } => {
+            let port = KernelPort::open(&device)?;
+            anyhow::ensure!(sizes.len() == depths.len(), "as many --depths as --sizes are needed");
+            let time = std::time::Duration::from_millis(milliseconds);
+            for (size, depth) in sizes.into_iter().zip(depths) {
+                for figures in bench::run(&port, &bench::Options { size, depth, time })? {
+                    println!("{}", figures.json());
+                }
+            }
+            true
         }
         Action::LoopIo { device, seconds, threads, keys, tag, size } => {
             let options = loop_io::Options { seconds, threads, keys, tag, size };

@@ -1,0 +1,18 @@
+# A summary of tables.jq as Markdown.
+
+def size: if . >= 1048576 then "\(. / 1048576) MiB" else "\(. / 1024) KiB" end;
+def two: (. * 100 | round) as $n | "\($n / 100 | floor).\(($n % 100 + 100 | tostring)[1:])";
+def rate: if . >= 10000 then "\(. / 1000 | round) K" elif . >= 1000 then "\((. / 100 | round) / 10) K" else "\(round)" end;
+def micros: if . < 100 then "\((. * 10 | round) / 10)" else "\(round)" end;
+
+def range: "\(.least | two) – \(.most | two)";
+
+"### Ratios (above 1 the first is faster)\n",
+"| | where | size | depth | op/s | least – most | p50 | least – most |",
+"|---|---|---|---|---|---|---|---|",
+(.ratios[] | "| \(.what) | \(.where) | \(.size | size) | \(.depth) | **\(.ops.median | two)** | \(.ops | range) | \(if .p50.median then "\(.p50.median | two) | \(.p50 | range)" else " | " end) |"),
+"\n### Figures\n",
+"| where | target | operation | size | depth | op/s | least – most | GB/s | p50, µs |",
+"|---|---|---|---|---|---|---|---|---|",
+(.results | sort_by(.where != "loopback", .op, .digests, .size, .depth)[]
+    | "| \(.where) | \(.target) | \(.op)\(if .digests then ", digests" else "" end) | \(.size | size) | \(.depth) | \(.ops.median | rate) | \(.ops.least | rate) – \(.ops.most | rate) | \(.bytes_per_second.median / 1e9 | two) | \(if .p50_us.median then (.p50_us.median | micros) else "" end) |")
