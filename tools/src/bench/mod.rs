@@ -129,7 +129,7 @@ impl Bench<'_> {
             }
             exit = worse(exit, measured?);
             if self.is_interrupted() {
-                exit = Exit::Interrupted;
+                exit = if exit == Exit::Success { Exit::Interrupted } else { exit };
                 break;
             }
         }

@@ -1,16 +1,16 @@
 //! bench: every operation, its figures, what it leaves behind, and how it ends when something is wrong.
 
 use std::{
-    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::support::{Target, run};
+use crate::support::Target;
 
-const QUICK: [&str; 4] = ["--time", "200ms", "--warmup", "50ms"];
+/// As many commands as give figures, however busy the machine is.
+const QUICK: [&str; 4] = ["--count", "200", "--warmup", "20ms"];
 
 #[track_caller]
 fn bench(target: &Target, args: &[&str]) -> Value {
@@ -35,11 +35,11 @@ fn every_operation_has_figures_and_leaves_nothing_behind() {
     let target = Target::kv();
     target.kvof(&["store", "mine", "--value", "precious"]).prints();
     for op in ["store", "retrieve", "exist", "mixed"] {
-        let document = bench(&target, &[&QUICK[..], &["--op", op, "--keys", "100"]].concat());
+        let document = bench(&target, &["--op", op, "--keys", "100", "--time", "1s", "--warmup", "50ms"]);
         let [result] = document["results"].as_array().unwrap().as_slice() else { panic!("{document}") };
         check_figures(result);
         assert_eq!((&result["op"], &result["size"], &result["depth"]), (&op.into(), &4096.into(), &32.into()));
-        assert!((result["seconds"].as_f64().unwrap() - 0.2).abs() < 0.001, "{result}");
+        assert!((result["seconds"].as_f64().unwrap() - 1.0).abs() < 0.001, "{result}");
         let moves = result["bytes_per_second"].as_f64();
         let expected = (op != "exist").then(|| result["operations_per_second"].as_f64().unwrap() * 4096.0);
         assert_eq!(moves, expected);
@@ -67,7 +67,10 @@ fn sizes_and_depths_make_a_table() {
     let expected = ["0 B 2", "0 B 9", "4 KiB 2", "4 KiB 9", "2 MiB 2", "2 MiB 9"];
     assert_eq!(shape, expected.map(|row| format!("retrieve {row}")), "{text}");
     assert!(rows.iter().all(|row| row.len() == 13 && row[12] == "0"), "{text}");
-    assert!(text.contains("2 jobs, 2 I/O queues, digests of header and data, 200 ms after 50 ms of warm-up"), "{text}");
+    assert!(
+        text.contains("2 jobs, 2 I/O queues, digests of header and data, 200 commands after 20 ms of warm-up"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -118,15 +121,16 @@ fn a_wrong_value_is_noticed() {
     for (value, verify, reason) in
         [("short", &[][..], "5 bytes instead of 4096"), ("long", &["--verify"], "what was stored")]
     {
-        let mut command = target.command();
-        command.args(["bench", "--time", "3s", "--warmup", "0", "--keys", "8", "--json"]).args(verify);
-        let running = thread::spawn(move || run(&mut command, b""));
+        let args = ["bench", "--time", "60s", "--warmup", "0", "--keys", "8", "--json"];
+        let running = target.begin(&[&args[..], verify].concat());
         wait_for_keys(&target, 8);
         let keys = target.kvof(&["list", "--prefix", "kvb"]).prints();
         let key = keys.lines().next().unwrap();
         let value = if value == "long" { vec![b'x'; 4096] } else { value.into() };
         target.kvof_with(&["store", key], &value).exits(0);
-        let ran = running.join().unwrap().fails(6, &["values were wrong", key, reason]);
+        thread::sleep(Duration::from_secs(1));
+        running.interrupt();
+        let ran = running.end().fails(6, &["values were wrong", key, reason]);
         let document: Value = serde_json::from_str(&ran.out()).unwrap();
         assert!(document["results"][0]["wrong_values"].as_u64().unwrap() > 0, "{document}");
     }
@@ -137,7 +141,9 @@ fn blocks_are_only_written_with_leave() {
     let target = Target::start(&["--kv-memory", "16MiB", "--nvm-memory", "16MiB"]);
     let read = bench(&target, &[&QUICK[..], &["--op", "read", "--sizes", "4KiB,64KiB"]].concat());
     assert_eq!(read["target"]["nsid"], 2);
-    read["results"].as_array().unwrap().iter().for_each(check_figures);
+    for result in read["results"].as_array().unwrap() {
+        check_figures(result);
+    }
     target.kvof(&["bench", "--op", "write"]).fails(2, &["--overwrite"]);
     target.kvof(&["bench", "--nvm", "--op", "mixed"]).fails(2, &["--overwrite"]);
     target.kvof(&["bench", "--nvm", "--op", "store"]).fails(2, &["read, write or mixed"]);
@@ -166,24 +172,14 @@ fn what_does_not_fit_is_refused_and_cleaned_up() {
 #[test]
 fn an_interrupted_run_reports_and_cleans_up() {
     let target = Target::kv();
-    let mut child = target
-        .command()
-        .args(["bench", "--time", "60s", "--warmup", "0", "--keys", "50", "--json"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let running = target.begin(&["bench", "--time", "60s", "--warmup", "0", "--keys", "50", "--json"]);
     wait_for_keys(&target, 50);
-    let pid = child.id().to_string();
-    thread::sleep(Duration::from_millis(300));
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    thread::sleep(Duration::from_secs(1));
+    running.interrupt();
     let started = Instant::now();
-    child.wait().unwrap();
+    let ran = running.end().exits(130);
     assert!(started.elapsed() < Duration::from_secs(20));
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let document: Value = serde_json::from_slice(ran.bytes()).unwrap();
     assert_eq!(document["interrupted"], true);
     check_figures(&document["results"][0]);
     let seconds = document["results"][0]["seconds"].as_f64().unwrap();
@@ -194,13 +190,11 @@ fn an_interrupted_run_reports_and_cleans_up() {
 #[test]
 fn a_target_that_goes_away_ends_the_run() {
     let mut target = Target::kv();
-    let mut command = target.command();
-    command.args(["bench", "--time", "60s", "--warmup", "0", "--keys", "50"]);
-    let running = thread::spawn(move || run(&mut command, b""));
+    let running = target.begin(&["bench", "--time", "60s", "--warmup", "0", "--keys", "50"]);
     wait_for_keys(&target, 50);
     thread::sleep(Duration::from_millis(200));
     target.kill();
-    running.join().unwrap().fails(5, &["connection", "lost"]);
+    running.end().fails(5, &["connection", "lost"]);
 }
 
 fn wait_for_keys(target: &Target, count: usize) {

@@ -69,6 +69,13 @@ impl Target {
         run(self.command().args(args), input)
     }
 
+    /// Starts `kvof` with this target in its environment, to be interrupted.
+    pub(crate) fn begin(&self, args: &[&str]) -> Running {
+        let mut command = self.command();
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running { child: command.spawn().unwrap(), line: format!("{command:?}") }
+    }
+
     /// The command `kvof`, with this target in its environment.
     pub(crate) fn command(&self) -> Command {
         let mut command = kvof();
@@ -107,6 +114,25 @@ pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ran {
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
     Ran { output, line: format!("{command:?}") }
+}
+
+/// A command that runs.
+pub(crate) struct Running {
+    child: Child,
+    line: String,
+}
+
+impl Running {
+    /// Sends SIGINT, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(self) -> Ran {
+        Ran { output: self.child.wait_with_output().unwrap(), line: self.line }
+    }
 }
 
 /// What a command has done.
