@@ -11,7 +11,7 @@ use kvof_target::transport::tcp::TcpSettings;
 
 use super::{
     host::{Ask, BOTH, Host, Pdu, retrieve, store, value},
-    rig::{Options, Rig, wait_until},
+    rig::{Options, Rig, settings, wait_until},
 };
 
 const FIELD: FatalErrorStatus = FatalErrorStatus::INVALID_HEADER_FIELD;
@@ -19,7 +19,7 @@ const RANGE: FatalErrorStatus = FatalErrorStatus::DATA_OUT_OF_RANGE;
 
 /// Small PDUs, several R2Ts.
 fn small() -> TcpSettings {
-    TcpSettings { maxh2cdata: 8192, r2t_length: 16 << 10, c2h_data: 16 << 10, ..TcpSettings::default() }
+    TcpSettings { maxh2cdata: 8192, r2t_length: 16 << 10, c2h_data: 16 << 10, ..settings() }
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn alignments_and_digests_in_every_combination() {
 
 #[test]
 fn digests_that_the_target_does_not_offer_are_not_used() {
-    let tcp = TcpSettings { header_digest: false, data_digest: false, ..TcpSettings::default() };
+    let tcp = TcpSettings { header_digest: false, data_digest: false, ..settings() };
     let rig = Rig::start(Options { tcp, ..Options::default() });
     let (_admin, mut io) = Host::pair(&rig, Ask { digests: BOTH, ..Ask::default() });
     assert_eq!(io.digests, Digests::default());

@@ -9,7 +9,7 @@ use kvof_target::transport::tcp::TcpSettings;
 
 use super::{
     host::{Ask, BOTH, Host, exist, store, value},
-    rig::{Options, Rig},
+    rig::{Options, Rig, settings},
 };
 
 const FIELD: FatalErrorStatus = FatalErrorStatus::INVALID_HEADER_FIELD;
@@ -55,7 +55,7 @@ fn before_initialisation() {
 
 #[test]
 fn after_initialisation() {
-    let tcp = TcpSettings { cpda: 3, maxh2cdata: 8192, ..TcpSettings::default() };
+    let tcp = TcpSettings { cpda: 3, maxh2cdata: 8192, ..settings() };
     let rig = Rig::start(Options { tcp, ..Options::default() });
     let big_admin = CapsuleCmd::new(Sqe::default(), 8193, Digests::default(), 3);
     let big_data = H2cData::new(1, 0, 0, 8196, true, Digests::default(), 3);
@@ -89,7 +89,7 @@ fn after_initialisation() {
 
 #[test]
 fn an_io_queue_takes_as_much_in_a_capsule_as_it_says() {
-    let tcp = TcpSettings { in_capsule: 4096, ..TcpSettings::default() };
+    let tcp = TcpSettings { in_capsule: 4096, ..settings() };
     let rig = Rig::start(Options { tcp, ..Options::default() });
     let (_admin, mut io) = Host::pair(&rig, Ask::default());
     let most = value(1, 4096);

@@ -11,7 +11,7 @@ use kvof_kv::conformance::{Outcome, RunOptions, run};
 
 use super::{
     host::{key, value},
-    rig::{KV, KV_FILE, NQN, Options, Rig},
+    rig::{KV, KV_FILE, NQN, Options, Rig, wait_until},
 };
 
 pub(crate) fn address(rig: &Rig) -> Address {
@@ -33,6 +33,7 @@ fn conformance(controller: &Controller, nsid: u32) -> Vec<String> {
     let summary = run(&port, &RunOptions { seed: 1, ..RunOptions::default() }, &mut |case| {
         // Keys that are longer than KVKML but no longer than 16 bytes do not exist here.
         let expected = case.name == "key.length_over_kvkml" && matches!(case.outcome, Outcome::Skipped(_));
+        println!("{}: {} in {:?}", case.name, case.outcome, case.duration);
         if case.outcome != Outcome::Passed && !expected {
             bad.push(format!("{}: {}", case.name, case.outcome));
         }
@@ -41,29 +42,40 @@ fn conformance(controller: &Controller, nsid: u32) -> Vec<String> {
     bad
 }
 
-#[test]
-fn the_conformance_suite_passes_in_every_setting() {
+/// Passes the suite on the namespaces `nsids` of a target with so many cores.
+fn conforms(cores: usize, nsids: &[u32], digests: DigestMode, disable_sq_flow_control: bool) {
     let folder = tempfile::tempdir().unwrap();
-    for cores in [1, 2] {
-        let kv_file = Some(folder.path().join(format!("kv-{cores}")));
-        let rig = Rig::start(Options { cores, kv_file, ..Options::default() });
-        for (digests, disable_sq_flow_control) in
-            [(DigestMode::Off, false), (DigestMode::Require, true), (DigestMode::Off, true)]
-        {
-            let mut options = ConnectOptions::default();
-            options.io_queues = 2;
-            (options.header_digest, options.data_digest) = (digests, digests);
-            options.disable_sq_flow_control = disable_sq_flow_control;
-            let controller = connect(&rig, &options);
-            let nsids = if digests == DigestMode::Off && disable_sq_flow_control { &[KV][..] } else { &[KV, KV_FILE] };
-            for nsid in nsids {
-                let bad = conformance(&controller, *nsid);
-                assert_eq!(bad, [""; 0], "{cores} cores, NSID {nsid}, digests {digests:?}");
-            }
-            block_on(controller.disconnect());
-        }
-        super::rig::wait_until("without connections", || rig.connections() == 0);
+    let rig = Rig::start(Options { cores, kv_file: Some(folder.path().join("kv")), ..Options::default() });
+    let mut options = ConnectOptions::default();
+    options.io_queues = 2;
+    (options.header_digest, options.data_digest) = (digests, digests);
+    options.disable_sq_flow_control = disable_sq_flow_control;
+    let controller = connect(&rig, &options);
+    for nsid in nsids {
+        assert_eq!(conformance(&controller, *nsid), [""; 0], "NSID {nsid}");
     }
+    block_on(controller.disconnect());
+    wait_until("without connections", || rig.connections() == 0);
+}
+
+#[test]
+fn conforms_on_one_core() {
+    conforms(1, &[KV, KV_FILE], DigestMode::Off, false);
+}
+
+#[test]
+fn conforms_on_one_core_with_digests() {
+    conforms(1, &[KV], DigestMode::Require, false);
+}
+
+#[test]
+fn conforms_on_two_cores() {
+    conforms(2, &[KV], DigestMode::Off, true);
+}
+
+#[test]
+fn conforms_on_two_cores_with_digests() {
+    conforms(2, &[KV_FILE], DigestMode::Require, true);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use kvof_target::{control::TargetLimits, transport::tcp::TcpSettings};
 
 use super::{
     host::{Ask, Host, exist, key, retrieve, store, value},
-    rig::{BLOCKS, KV, Options, Rig, wait_until},
+    rig::{BLOCKS, KV, Options, Rig, settings, wait_until},
 };
 
 fn none() -> SglDescriptor {
@@ -172,7 +172,7 @@ fn namespaces_and_opcodes_that_are_not_there() {
 #[test]
 fn commands_wait_in_order_for_memory() {
     let limits = TargetLimits { mdts: 1 << 20, ..TargetLimits::default() };
-    let tcp = TcpSettings { r2t_length: 1 << 20, ..TcpSettings::default() };
+    let tcp = TcpSettings { r2t_length: 1 << 20, ..settings() };
     // 64 MiB for values, of which none is stored, and one command's worth.
     let rig = Rig::start(Options { limits, tcp, memory: 1 << 20, ..Options::default() });
     let (_admin, mut io) = Host::pair(&rig, Ask { entries: 128, ..Ask::default() });
@@ -209,7 +209,7 @@ fn commands_wait_in_order_for_memory() {
 fn every_command_of_the_deepest_queue_has_tags_of_its_own() {
     const ENTRIES: u16 = 4096;
     let limits = TargetLimits { max_queue_size: ENTRIES, ..TargetLimits::default() };
-    let tcp = TcpSettings { r2t_length: 4, ..TcpSettings::default() };
+    let tcp = TcpSettings { r2t_length: 4, ..settings() };
     let rig = Rig::start(Options { limits, tcp, ..Options::default() });
     let admin = Host::admin(&rig, Ask::default());
     let mut io = Host::io(&rig, &admin, 1, Ask { entries: ENTRIES, maxr2t: 3, ..Ask::default() });

@@ -41,11 +41,17 @@ pub(crate) struct Options {
     pub(crate) address: SocketAddr,
 }
 
+/// The usual settings, but for the time that a host has to read a C2HTermReq before its connection is closed.
+pub(crate) fn settings() -> TcpSettings {
+    let timers = TcpTimers { linger: Duration::from_millis(50), ..TcpTimers::default() };
+    TcpSettings { timers, ..TcpSettings::default() }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             cores: 1,
-            tcp: TcpSettings::default(),
+            tcp: settings(),
             limits: TargetLimits::default(),
             max_connections: 256,
             memory: 64 << 20,

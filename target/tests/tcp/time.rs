@@ -7,7 +7,7 @@ use kvof_target::transport::tcp::TcpSettings;
 
 use super::{
     host::{Ask, Host, exist, retrieve, store, value},
-    rig::{Options, Rig, wait_until},
+    rig::{Options, Rig, settings, wait_until},
 };
 
 /// The connection is closed after the timeout and not long after it.
@@ -138,7 +138,7 @@ fn a_host_that_does_not_read() {
 #[test]
 fn bursts_above_the_high_water_mark_do_not_stall() {
     // One answer is already more than may wait, and the socket takes it at once: nothing will say that it is writable.
-    let tcp = TcpSettings { tx_high_water: 1000, ..TcpSettings::default() };
+    let tcp = TcpSettings { tx_high_water: 1000, ..settings() };
     let rig = Rig::start(Options { tcp, ..Options::default() });
     let (_admin, mut io) = Host::pair(&rig, Ask { entries: 128, ..Ask::default() });
     let data = value(1, 8000);

@@ -305,11 +305,9 @@ impl Connection {
         let Some(transfer) = self.transfers.get(index) else { return Err(Fatal::field(OFFSET_TTAG)) };
         let (offset, len) = (pdu.datao.get(), pdu.datal.get());
         let last = pdu.ch.flags().contains(PduFlags::LAST_PDU);
-        if !offset.is_multiple_of(4) {
-            return Err(Fatal::field(OFFSET_DATAO));
-        }
         transfer.check(place, offset, len, last).map_err(|e| match e {
             TransferError::Tag => Fatal::field(OFFSET_TTAG),
+            TransferError::Alignment => Fatal::field(OFFSET_DATAO),
             TransferError::Offset => Fatal { fes: FatalErrorStatus::DATA_OUT_OF_RANGE, fei: OFFSET_DATAO },
             TransferError::Length => Fatal { fes: FatalErrorStatus::DATA_OUT_OF_RANGE, fei: OFFSET_DATAL },
             TransferError::Last => Fatal::field(OFFSET_FLAGS),

@@ -17,6 +17,8 @@ struct Grant {
 pub(super) enum TransferError {
     /// The tag names no outstanding R2T.
     Tag,
+    /// The data does not start at a dword.
+    Alignment,
     /// The data does not start where the last PDU of this R2T ended.
     Offset,
     /// More data than the R2T asked for.
@@ -65,6 +67,9 @@ impl Transfer {
     /// Checks an H2CData PDU against the R2T in `place`.
     pub(super) fn check(&self, place: usize, offset: u32, len: u32, last: bool) -> Result<(), TransferError> {
         let grant = self.grants.get(place).filter(|g| g.next < g.end).ok_or(TransferError::Tag)?;
+        if !offset.is_multiple_of(4) {
+            return Err(TransferError::Alignment);
+        }
         if offset != grant.next {
             return Err(TransferError::Offset);
         }
@@ -103,6 +108,8 @@ mod tests {
         assert_eq!(t.next_r2t(1, 4096), None);
         assert_eq!(t.check(0, 0, 1 << 20, true), Err(TransferError::Last));
         assert_eq!(t.check(0, 4, 1, false), Err(TransferError::Offset));
+        assert_eq!(t.check(0, 2, 1, false), Err(TransferError::Alignment));
+        assert_eq!(t.check(1, 2, 1, false), Err(TransferError::Tag));
         assert_eq!(t.check(1, 0, 1, false), Err(TransferError::Tag));
         assert_eq!(t.check(0, 0, (3 << 20) + 1, false), Err(TransferError::Length));
         t.received(0, 3 << 20);
