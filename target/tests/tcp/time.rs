@@ -20,9 +20,16 @@ fn expect_closed_late(host: &mut Host, least: Duration) {
     assert!(took < least + Duration::from_secs(3), "closed after {took:?}");
 }
 
+/// Little time to connect.
+fn hasty() -> Options {
+    let mut options = Options::default();
+    options.tcp.timers.connect = Duration::from_millis(400);
+    options
+}
+
 #[test]
 fn nothing_is_said() {
-    let rig = Rig::start(Options::impatient());
+    let rig = Rig::start(hasty());
     let mut host = Host::silent(rig.address);
     expect_closed_late(&mut host, Duration::from_millis(400));
     wait_until("closed", || rig.connections() == 0);
@@ -30,7 +37,7 @@ fn nothing_is_said() {
 
 #[test]
 fn initialised_and_never_connected() {
-    let rig = Rig::start(Options::impatient());
+    let rig = Rig::start(hasty());
     let mut host = Host::initialised(rig.address, Ask::default());
     expect_closed_late(&mut host, Duration::from_millis(800));
 }
@@ -68,34 +75,29 @@ fn drops_that_keep_a_pdu_alive_do_not_keep_it_for_ever() {
 
 #[test]
 fn a_steady_host_is_not_late_however_its_bytes_are_cut() {
-    let rig = Rig::start(Options::impatient());
+    let mut options = Options::default();
+    options.tcp.timers.pdu = Duration::from_millis(1200);
+    let rig = Rig::start(options);
     let (_admin, mut io) = Host::pair(&rig, Ask::default());
     let one = io.capsule_bytes(exist("k"), 1, SglDescriptor::transport_data(0), &[]);
-    let begin = Instant::now();
-    // Every piece ends in the middle of a header.
+    // Every piece ends in the middle of a header, for longer than a PDU may take.
     io.send(&one[..40]);
-    while begin.elapsed() < Duration::from_millis(1500) {
+    for _ in 0..6 {
         std::thread::sleep(Duration::from_millis(300));
-        let mut bytes = one[40..].to_vec();
-        bytes.extend(&one[..40]);
-        io.send(&bytes);
+        io.send(&[&one[40..], &one[..40]].concat());
         assert_eq!(io.read().expect("closed although every PDU was in time").cqe().cid.get(), 1);
     }
-    // The same with data: slow in itself, and the next header begun with its end.
-    let slow = io.capsule_bytes(store("k", 100), 2, SglDescriptor::in_capsule(0, 100), &value(0, 100));
     io.send(&one[40..]);
     assert_eq!(io.read().unwrap().cqe().cid.get(), 1);
-    for _ in 0..3 {
-        io.send(&slow[..100]);
-        std::thread::sleep(Duration::from_millis(330));
-        let mut bytes = slow[100..].to_vec();
-        bytes.extend(&one[..40]);
-        io.send(&bytes);
-        assert_eq!(io.read().unwrap().cqe().cid.get(), 2);
-        std::thread::sleep(Duration::from_millis(250));
-        io.send(&one[40..]);
-        assert_eq!(io.read().expect("the next PDU had the time of the one before it").cqe().cid.get(), 1);
-    }
+    // A PDU whose data take most of its time, and with its end the next header, which takes its own.
+    let slow = io.capsule_bytes(store("k", 100), 2, SglDescriptor::in_capsule(0, 100), &value(0, 100));
+    io.send(&slow[..100]);
+    std::thread::sleep(Duration::from_millis(800));
+    io.send(&[&slow[100..], &one[..40]].concat());
+    assert_eq!(io.read().unwrap().cqe().cid.get(), 2);
+    std::thread::sleep(Duration::from_millis(800));
+    io.send(&one[40..]);
+    assert_eq!(io.read().expect("the next PDU had what was left of the one before").cqe().cid.get(), 1);
 }
 
 #[test]
