@@ -2,7 +2,7 @@
 # fuzz/run.sh [SECONDS [BODY...]]: runs each fuzz body under libFuzzer for SECONDS (60), beginning with the committed corpus.
 #
 # What it finds goes to .build/fuzz: corpus/BODY grows from run to run, crashes/BODY has the inputs that failed.
-# `fuzz/run.sh minimise [KIB]` takes what extends the committed corpus over into it. SANITIZER=none makes runs faster and
+# `fuzz/run.sh minimise [FILES]` takes what extends the committed corpus over into it. SANITIZER=none makes runs faster and
 # blind for what AddressSanitizer sees in the unsafe code of kvof-io.
 set -eu
 cd "$(dirname "$0")/cargo-fuzz"
@@ -31,10 +31,10 @@ binary() {
     echo "$CARGO_TARGET_DIR/$host/release/$1"
 }
 
-# What the runs found goes into the repository as far as it reaches code that the committed files do not, the smallest
-# first, up to a budget: the files are for plain tests too, which have no hours.
+# Of what the runs found and what reaches code that the committed files do not, some files of every size go into the
+# repository: they are for plain tests too, which have no hours.
 if [ "${1:-}" = minimise ]; then
-    budget_kib=${2:-90}
+    most=${2:-40}
     build
     for body in "${bodies[@]}"; do
         [ -d "$work/corpus/$body" ] || continue
@@ -42,15 +42,16 @@ if [ "${1:-}" = minimise ]; then
         rm -rf "$merged" && mkdir -p "$merged"
         cp "$root/fuzz/corpus/$body"/* "$merged"
         "$(binary "$body")" -merge=1 -max_len=1024 -rss_limit_mb=$rss_mb "$merged" "$work/corpus/$body" >"$work/merge-$body.log" 2>&1
-        left=$((budget_kib * 1024))
+        mapfile -t found < <(cd "$merged" && find . -type f -size -3 -printf '%s %f\n' | sort -n | cut -d' ' -f2)
+        new=()
+        for file in "${found[@]}"; do
+            [ -e "$root/fuzz/corpus/$body/$file" ] || new+=("$file")
+        done
         added=0
-        while read -r size file; do
-            [ -e "$root/fuzz/corpus/$body/$file" ] && continue
-            left=$((left - size))
-            [ $left -ge 0 ] || break
-            cp "$merged/$file" "$root/fuzz/corpus/$body/"
-            added=$((added + 1))
-        done < <(cd "$merged" && find . -type f -printf '%s %f\n' | sort -n)
+        for ((i = 0; i < most && i < ${#new[@]}; i++)); do
+            at=$((${#new[@]} > most ? i * ${#new[@]} / most : i))
+            cp "$merged/${new[at]}" "$root/fuzz/corpus/$body/" && added=$((added + 1))
+        done
         echo "$body: $added files more"
     done
     du -sh --apparent-size "$root/fuzz/corpus"

@@ -27,7 +27,6 @@ pub fn seeds() -> Vec<Seed> {
 
 fn config(seeds: &mut Vec<Seed>) {
     let mut add = |name: &str, text: &str| seeds.push(("config", format!("{name}.toml"), text.as_bytes().to_vec()));
-    add("sample", &kvof_target::config::sample());
     add("empty", "");
     add(
         "everything",

@@ -110,6 +110,11 @@ fn target() {
 }
 
 #[test]
+fn the_sample_configuration() {
+    kvof_fuzz::config(kvof_target::config::sample().as_bytes());
+}
+
+#[test]
 fn every_seed_is_in_the_corpus() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (body, name, bytes) in kvof_fuzz::seeds::seeds() {
