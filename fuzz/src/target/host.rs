@@ -116,9 +116,14 @@ impl Host {
         self.commands.values().map(Vec::len).sum()
     }
 
+    /// Whether neither end has found fault with the other.
+    pub(crate) fn is_good(&self) -> bool {
+        self.broken.is_none() && !self.terminated
+    }
+
     /// Whether the target waits for the rest of a PDU.
     pub(crate) fn is_mid_pdu(&self) -> bool {
-        self.broken.is_none() && (self.body > 0 || !self.sent.is_empty())
+        self.is_good() && (self.body > 0 || !self.sent.is_empty())
     }
 
     /// The target has got these bytes.

@@ -573,7 +573,7 @@ impl World {
             let index = self
                 .conns
                 .iter()
-                .position(|c| c.as_ref().is_some_and(|c| c.open && c.host.broken.is_none() && !c.host.r2ts.is_empty()));
+                .position(|c| c.as_ref().is_some_and(|c| c.open && c.host.is_good() && !c.host.r2ts.is_empty()));
             let Some(index) = index else { break };
             self.answer(index, 0, Answer::Whole, Damage::default());
         }
@@ -582,7 +582,7 @@ impl World {
         self.work(usize::MAX);
         for conn in self.conns.iter().flatten().filter(|c| c.open) {
             let host = &conn.host;
-            if host.broken.is_none() && !host.terminated {
+            if host.is_good() {
                 let waiting: Vec<_> = host.commands.values().flatten().filter(|c| !may_wait(&c.sqe)).collect();
                 assert!(waiting.is_empty(), "commands without completion: {waiting:?}; {:?}", conn.tcp);
                 assert_eq!(conn.tcp.queue().busy(), 0, "the queue counts commands that nobody sent");
