@@ -661,6 +661,7 @@ impl Conn {
     /// Gives the target bytes as long as it wants some.
     fn receive(&mut self, cx: &mut Cx<'_>) -> bool {
         let mut moved = false;
+        self.tcp.resume(cx);
         while !self.inbound.is_empty() && self.tcp.wants_receive() {
             let n = self.inbound.len().min(self.piece);
             let bytes: Vec<u8> = self.inbound.drain(..n).collect();
@@ -673,6 +674,7 @@ impl Conn {
             }
             self.host.handle_sent(&bytes);
             self.tcp.handle_received(cx, placed, &bytes[placed..]);
+            self.tcp.resume(cx);
             moved = true;
         }
         moved

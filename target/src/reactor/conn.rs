@@ -76,6 +76,7 @@ impl Conn {
     pub(super) fn receive(&mut self, cx: &mut Cx<'_>, scratch: &mut [u8]) -> bool {
         for _ in 0..RECV_BUDGET {
             let Some(socket) = &self.socket else { return false };
+            self.tcp.resume(cx);
             if !self.tcp.wants_receive() {
                 return false;
             }

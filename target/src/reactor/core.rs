@@ -430,11 +430,17 @@ impl Core {
             conn.is_dirty = false;
             if conn.writable.is_none() {
                 let before = conn.tcp.tx().pending();
+                let held_off = !conn.tcp.wants_receive();
                 let full = with_conn!(self, key, |conn, cx| conn.send(&cx)).unwrap_or(false);
                 let Some(conn) = self.conns.get_mut(key) else { continue };
                 moved |= conn.tcp.tx().pending() != before;
+                // What came while its answers waited raised its event then, and nothing else will tell of it.
+                let resume = held_off && conn.tcp.wants_receive();
                 if full && let Some(socket) = &conn.socket {
                     conn.writable = Some(self.ring.watch_writable_once(socket.as_fd(), Token::Connection(key).pack())?);
+                }
+                if resume {
+                    self.mark_ready(key);
                 }
             }
             self.look_after(key);

@@ -6,12 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvof_spec::sgl::SglDescriptor;
-use kvof_target::control::TargetLimits;
+use kvof_spec::{
+    NvmOpcode, Sqe,
+    log::{GetLogPageCmd, LogId},
+    sgl::SglDescriptor,
+};
+use kvof_target::{control::TargetLimits, transport::tcp::TcpSettings};
 
 use super::{
     host::{Ask, BOTH, Host, retrieve, store, value},
-    rig::{Options, Rig, wait_until},
+    rig::{BLOCKS, Options, Rig, settings, wait_until},
 };
 
 fn expect_empty(rig: &Rig) {
@@ -118,4 +122,39 @@ fn connections_lost_with_commands_in_flight() {
             assert_eq!(io.retrieve(&format!("v{i}"), 100_000).1, value(i, 100_000));
         }
     }
+}
+
+/// Bytes of memory that this process has at the moment.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn answers_that_nobody_reads_take_bounded_memory() {
+    let tcp = TcpSettings { tx_high_water: 8 << 20, ..settings() };
+    let rig = Rig::start(Options { tcp, ..Options::default() });
+    let (mut admin, mut io) = Host::pair(&rig, Ask { digests: BOTH, ..Ask::default() });
+    let log = GetLogPageCmd::new(LogId::COMMANDS_SUPPORTED, 0, 0, 2 << 20).unwrap().to_sqe();
+    let mut read = Sqe::new(NvmOpcode::READ);
+    read.nsid = BLOCKS.into();
+    read.cdw12 = 4095.into();
+    for (host, sqe) in [(&mut admin, log), (&mut io, read)] {
+        let before = resident();
+        // As many as one receive takes: 1.6 GiB of answers.
+        let mut bytes = Vec::new();
+        for cid in 0..800 {
+            bytes.extend(host.capsule_bytes(sqe, cid, SglDescriptor::transport_data(2 << 20), &[]));
+        }
+        host.send(&bytes);
+        let until = Instant::now() + Duration::from_millis(700);
+        while Instant::now() < until {
+            let grown = resident().saturating_sub(before) >> 20;
+            // Tests in the same process have their memory too.
+            assert!(grown < 300, "{grown} MiB for answers");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let data = io.read().unwrap();
+    assert_eq!(data.kind, kvof_spec::tcp::PduType::C2H_DATA);
 }

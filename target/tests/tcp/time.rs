@@ -138,6 +138,29 @@ fn a_host_that_does_not_read() {
 }
 
 #[test]
+fn a_slow_reader_is_served_to_the_end() {
+    let options = Options::impatient();
+    // Little may wait, so that receiving stops and goes on all the time.
+    let tcp = TcpSettings { tx_high_water: 100_000, ..options.tcp };
+    let rig = Rig::start(Options { tcp, ..options });
+    let (_admin, mut io) = Host::pair(&rig, Ask { entries: 128, ..Ask::default() });
+    let data = value(1, 1 << 20);
+    assert!(io.store("large", &data).status().is_success());
+    for round in 0..3 {
+        let cids: Vec<u16> = (0..100)
+            .map(|_| io.capsule(retrieve("large", 1 << 20), SglDescriptor::transport_data(1 << 20), &[]))
+            .collect();
+        for (i, cid) in cids.into_iter().enumerate() {
+            if i % 20 == 7 {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let (cqe, got) = io.finish(cid, &[]);
+            assert!(cqe.status().is_success() && got == data, "round {round}, command {i}");
+        }
+    }
+}
+
+#[test]
 fn bursts_above_the_high_water_mark_do_not_stall() {
     // One answer is already more than may wait, and the socket takes it at once: nothing will say that it is writable.
     let tcp = TcpSettings { tx_high_water: 1000, ..settings() };

@@ -40,6 +40,8 @@ pub(super) struct Rx {
     quotable: usize,
     frame: Option<Frame>,
     fatal: Option<Fatal>,
+    /// Whole and begun PDUs that wait until the host has taken answers; not empty only between PDUs.
+    backlog: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,15 @@ struct DataRx {
 
 impl Rx {
     pub(super) const fn new() -> Self {
-        Self { state: State::Header, head: [0; HEADER_MAX], head_len: 0, quotable: 0, frame: None, fatal: None }
+        Self {
+            state: State::Header,
+            head: [0; HEADER_MAX],
+            head_len: 0,
+            quotable: 0,
+            frame: None,
+            fatal: None,
+            backlog: Vec::new(),
+        }
     }
 
     /// The error that ended the connection.
@@ -110,6 +120,14 @@ impl Connection {
     #[must_use]
     pub const fn expects_data(&self) -> bool {
         self.receiving > 0
+    }
+
+    /// Goes on with what was received while too many answers waited. To be called before more is received.
+    pub fn resume(&mut self, cx: &mut Cx<'_>) {
+        if !self.rx.backlog.is_empty() && self.wants_receive() {
+            let backlog = std::mem::take(&mut self.rx.backlog);
+            self.handle_received(cx, 0, &backlog);
+        }
     }
 
     /// Bytes have arrived: `placed` of them in [`Self::recv_place`], and `rest` after those.
@@ -149,6 +167,11 @@ impl Connection {
         while !input.is_empty() {
             match &mut self.rx.state {
                 State::Deaf => return Ok(()),
+                // One receive can bring a thousand commands, each with an answer of its own size.
+                State::Header if self.rx.head_len == 0 && self.tx.pending() >= self.settings.tx_high_water => {
+                    self.rx.backlog.extend_from_slice(input);
+                    return Ok(());
+                }
                 State::Header => {
                     if self.gather_header(&mut input)? {
                         self.pdu_deadline = None;
