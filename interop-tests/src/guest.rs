@@ -174,8 +174,10 @@ impl Guest {
             format!("local,path={},mount_tag={tag},security_model=none,multidevs=remap{options}", path.display())
         };
         let cmdline = format!(
-            "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests random.trust_cpu=on kvof.modules={} {}",
+            "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests random.trust_cpu=on kvof.modules={} \
+             kvof.repository={} {}",
             self.kernel.modules_dir().display(),
+            crate::repository().display(),
             self.cmdline
         );
         // setpriv: the guest dies with the thread that started it, whatever kills that one.
