@@ -1,70 +1,24 @@
-//! A KV namespace in memory: the core that a key's hash picks holds the key and its value.
-//!
-//! A value is the very buffer that the socket filled, frozen; a Retrieve lends it out, and a Store or Delete meanwhile
-//! leaves the lent one as it is. Values of at most [`COPY_MAX`] bytes are copied into memory of their own size instead:
-//! the pool deals in pages, and a page for each small value would cost more than the copy.
-//!
-//! Memory: beside the value a key takes about 64 bytes in the index (17 of key, 32 of buffer handle, and the tree's own).
-//! Values in pool buffers may hold [`kv_memory_pool`] of the pool, and never more than [`POOL_SHARE`] of it; the rest stays
-//! free for commands in flight. Beyond that the namespace is full, whatever its size says.
+//! A KV namespace in memory: the core that a key's hash picks holds the key and its value, in its [`MemoryShard`].
+//! Requests for the keys of other cores travel there as messages; a List asks all of them.
 
-use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::collections::BTreeMap;
 
 use kvof_io::{PoolBuf, SharedBuf};
-use kvof_kv::{Key, KvError, KvLimits, KvOutcome, KvRequest, ListWriter, OpId, StoreOptions, list::entry_len};
+use kvof_kv::{Key, KvError, KvOutcome, KvRequest, KvResult, KvStore as _, ListWriter, OpId, list::entry_len};
 
 use super::{
     Env, IoError, IoOutcome, Submitted,
+    memory_shard::MemoryShard,
     message::{BackendMessage, Body},
-    usage::{Usage, footprint},
 };
 use crate::model::BackendId;
 
-/// Longest value that is copied out of its pool buffer, bytes.
-const COPY_MAX: usize = 2048;
-/// How much of the pool values may fill: 7/8.
-const POOL_SHARE: (usize, usize) = (7, 8);
-
-/// Room for the last pages of values in a namespace too small for its seventh to make up for them.
-const POOL_SLACK: u64 = 1 << 20;
-
-/// Bytes of the pool that a KV namespace of `size` bytes in memory may hold, and that are to be added to the pool for it: a
-/// seventh more than its size, to make up for whole pages.
-#[must_use]
-pub const fn kv_memory_pool(size: u64) -> u64 {
-    (size / 7 + 1).saturating_mul(8).saturating_add(POOL_SLACK)
-}
-
-/// One core's shard.
+/// One core's shard, and its part in the traffic between cores.
 #[derive(Debug)]
 pub(super) struct KvMemory {
-    index: BTreeMap<Key, Value>,
-    usage: Usage,
-    limits: KvLimits,
-    room: PoolRoom,
+    shard: MemoryShard,
     /// Lists that wait for other cores.
     gathers: BTreeMap<OpId, Gather>,
-}
-
-#[derive(Debug)]
-struct Value {
-    bytes: SharedBuf,
-    /// Bytes of the pool behind it.
-    pooled: usize,
-}
-
-/// Pool memory that all shards of a namespace hold.
-#[derive(Clone, Debug)]
-pub(super) struct PoolRoom {
-    held: Arc<AtomicUsize>,
-    most: usize,
 }
 
 #[derive(Debug)]
@@ -73,25 +27,6 @@ struct Gather {
     missing: usize,
     keys: Vec<Key>,
     failed: Option<KvError>,
-}
-
-impl PoolRoom {
-    /// For a namespace of `size` bytes in a pool of `limit` bytes. However many namespaces share the pool, each keeps to the
-    /// part that was added to the pool for it, so that together they leave the rest free.
-    pub(super) fn new(limit: usize, size: u64) -> Self {
-        let (share, of) = POOL_SHARE;
-        let added = usize::try_from(kv_memory_pool(size)).unwrap_or(usize::MAX);
-        Self { held: Arc::default(), most: added.min(limit / of * share) }
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let grown = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.most);
-        bytes == 0 || self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
-    }
 }
 
 /// The core that holds `key`. The hash spreads keys evenly; it is no secret, and a host that picks its keys to meet on
@@ -107,8 +42,8 @@ fn shard_of(key: &Key, cores: usize) -> usize {
 }
 
 impl KvMemory {
-    pub(super) fn new(usage: Usage, limits: KvLimits, room: PoolRoom) -> Self {
-        Self { index: BTreeMap::new(), usage, limits, room, gathers: BTreeMap::new() }
+    pub(super) const fn new(shard: MemoryShard) -> Self {
+        Self { shard, gathers: BTreeMap::new() }
     }
 
     /// Runs `request` here or sends it to where its key is.
@@ -122,89 +57,29 @@ impl KvMemory {
                 self.scatter(env, id, op, *start, *max_bytes);
                 return Submitted::Pending;
             }
-            KvRequest::List { .. } => return self.done(request),
+            KvRequest::List { .. } => return self.done(op, request),
         };
         let owner = shard_of(&key, env.cores);
         if owner == env.core {
-            return self.done(request);
+            return self.done(op, request);
         }
         env.send(owner, BackendMessage { backend: id, op, body: Body::Request(request) });
         Submitted::Pending
     }
 
-    fn done(&mut self, request: KvRequest<PoolBuf>) -> Submitted {
-        Submitted::Done(self.execute(request).map(IoOutcome::Kv).map_err(IoError::Kv))
+    fn done(&mut self, op: OpId, request: KvRequest<PoolBuf>) -> Submitted {
+        Submitted::Done(self.execute(op, request).map(IoOutcome::Kv).map_err(IoError::Kv))
     }
 
-    /// Runs `request` on this shard alone.
-    pub(super) fn execute(&mut self, request: KvRequest<PoolBuf>) -> Result<KvOutcome<SharedBuf>, KvError> {
-        match request {
-            KvRequest::Store { key, options, value } => self.store(key, options, value),
-            KvRequest::Retrieve { key, .. } => {
-                let value = self.index.get(&key).ok_or(KvError::KeyDoesNotExist)?;
-                Ok(KvOutcome::Retrieved(value.bytes.clone()))
-            }
-            KvRequest::Delete { key } => {
-                let value = self.index.remove(&key).ok_or(KvError::KeyDoesNotExist)?;
-                self.usage.remove(footprint(&key, value.bytes.len() as u64));
-                self.room.give_back(value.pooled);
-                Ok(KvOutcome::Deleted)
-            }
-            KvRequest::Exist { key } => {
-                let value = self.index.get(&key).ok_or(KvError::KeyDoesNotExist)?;
-                let len = u32::try_from(value.bytes.len()).map_err(|_| KvError::Internal)?;
-                Ok(KvOutcome::Exists { len })
-            }
-            KvRequest::List { start, max_bytes } => {
-                let mut list = ListWriter::new(max_bytes);
-                let _ = self.range(start).all(|key| list.push(key));
-                Ok(KvOutcome::Listed(list.finish()))
-            }
-        }
-    }
-
-    fn store(&mut self, key: Key, options: StoreOptions, value: PoolBuf) -> Result<KvOutcome<SharedBuf>, KvError> {
-        let old = self.index.get(&key);
-        check_conditions(options, old.is_some())?;
-        if u32::try_from(value.len()).map_or(true, |len| len > self.limits.kvvml) {
-            return Err(KvError::InvalidValueSize);
-        }
-        let old_pooled = old.map_or(0, |old| old.pooled);
-        let old = old.map(|old| footprint(&key, old.bytes.len() as u64));
-        let new = footprint(&key, value.len() as u64);
-        let pooled = if value.len() <= COPY_MAX { 0 } else { value.capacity() };
-        if !self.usage.reserve(old, new) {
-            return Err(KvError::CapacityExceeded);
-        }
-        if !self.room.take(pooled) {
-            self.usage.cancel(old, new);
-            return Err(KvError::CapacityExceeded);
-        }
-        let bytes = if pooled == 0 { SharedBuf::from_vec(value.to_vec()) } else { value.freeze() };
-        self.index.insert(key, Value { bytes, pooled });
-        self.usage.commit(old, new);
-        self.room.give_back(old_pooled);
-        Ok(KvOutcome::Stored)
-    }
-
-    fn range(&self, start: Option<Key>) -> impl Iterator<Item = &Key> {
-        let from = start.map_or(Bound::Unbounded, Bound::Included);
-        self.index.range((from, Bound::Unbounded)).map(|(key, _)| key)
+    /// Runs `request` on this core's shard alone, which has the result at once.
+    pub(super) fn execute(&mut self, op: OpId, request: KvRequest<PoolBuf>) -> KvResult<SharedBuf> {
+        self.shard.submit(op, request);
+        self.shard.poll().map_or(Err(KvError::Internal), |(_, result)| result)
     }
 
     /// The first keys of this shard, from `start`, that a list of `max_bytes` has room for.
     pub(super) fn keys(&self, start: Option<Key>, max_bytes: u32) -> Vec<Key> {
-        let mut room = (max_bytes as usize).saturating_sub(size_of::<u32>());
-        self.range(start)
-            .take_while(|key| match room.checked_sub(entry_len(key.len())) {
-                Some(rest) => {
-                    room = rest;
-                    true
-                }
-                None => false,
-            })
-            .copied()
-            .collect()
+        self.shard.keys(start, max_bytes)
     }
 
     fn scatter(&mut self, env: &mut Env, id: BackendId, op: OpId, start: Option<Key>, max_bytes: u32) {
@@ -212,7 +87,7 @@ impl KvMemory {
         for core in (0..env.cores).filter(|core| *core != here) {
             env.send(core, BackendMessage { backend: id, op, body: Body::ListKeys { start, max_bytes } });
         }
-        let keys = self.keys(start, max_bytes);
+        let keys = self.shard.keys(start, max_bytes);
         self.gathers.insert(op, Gather { max_bytes, missing: env.cores - 1, keys, failed: None });
     }
 
@@ -265,17 +140,6 @@ impl Gather {
         }
         self.keys = merged;
     }
-}
-
-/// What Store's conditions say, given whether the key exists.
-pub(super) fn check_conditions(options: StoreOptions, exists: bool) -> Result<(), KvError> {
-    if exists && options.contains(StoreOptions::MUST_NOT_EXIST) {
-        return Err(KvError::KeyExists);
-    }
-    if !exists && options.contains(StoreOptions::MUST_EXIST) {
-        return Err(KvError::KeyDoesNotExist);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

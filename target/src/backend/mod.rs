@@ -15,6 +15,7 @@
 mod disk;
 mod kv_file;
 mod kv_memory;
+mod memory_shard;
 mod message;
 mod nvm_file;
 mod nvm_memory;
@@ -34,7 +35,7 @@ use kvof_spec::Status;
 use self::{disk::DiskQueue, message::Body, open::PartKind};
 pub use self::{
     disk::{DiskRequest, DiskResult},
-    kv_memory::kv_memory_pool,
+    memory_shard::kv_memory_pool,
     message::BackendMessage,
     open::{BackendPart, OpenError, open},
 };
@@ -299,7 +300,7 @@ impl Backends {
             Body::Result(result) => env.done.push_back((op, result)),
             Body::Request(request) => match part.filter(|part| !part.detached).map(|part| &mut part.kind) {
                 Some(PartKind::KvMemory(store)) => {
-                    let result = store.execute(request);
+                    let result = store.execute(op, request);
                     env.finish(id, Origin::Core(from, op), result.map(IoOutcome::Kv).map_err(IoError::Kv));
                 }
                 Some(PartKind::KvFile(store)) => store.submit_for(env, Origin::Core(from, op), request),

@@ -11,7 +11,8 @@ use kvof_io::{DiskError, DiskFile, DiskOpenOptions, PAGE_SIZE, Pool, Region};
 
 use super::{
     kv_file::{FormatError, KvFile},
-    kv_memory::{KvMemory, PoolRoom},
+    kv_memory::KvMemory,
+    memory_shard::{MemoryShard, PoolRoom},
     nvm_file::NvmFile,
     nvm_memory::NvmMemory,
     usage::Usage,
@@ -107,7 +108,8 @@ pub fn open(ns: &Arc<Namespace>, cores: usize, pool: &Pool) -> Result<Vec<Backen
             let room = PoolRoom::new(pool.limit(), *size);
             let shards = (0..cores).filter_map(|_| {
                 let (usage, limits) = Usage::new(ns)?;
-                Some(PartKind::KvMemory(KvMemory::new(usage, limits, room.clone())))
+                let shard = MemoryShard::new(usage, limits, room.clone(), pool.clone());
+                Some(PartKind::KvMemory(KvMemory::new(shard)))
             });
             shards.collect()
         }

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use kvof_kv::{Key, KvLimits};
+use kvof_kv::{Key, KvLimits, KvUsage};
 
 use crate::model::{Namespace, NamespaceKindDef};
 
@@ -27,6 +27,13 @@ impl Usage {
     pub(super) fn new(ns: &Arc<Namespace>) -> Option<(Self, KvLimits)> {
         let NamespaceKindDef::Kv { limits, size, .. } = &ns.def.kind else { return None };
         Some((Self { ns: Arc::clone(ns), size: *size, mnks: u64::from(limits.mnks) }, *limits))
+    }
+
+    /// How full the namespace is.
+    pub(super) fn current(&self) -> KvUsage {
+        let state = &self.ns.state;
+        let (nuse, keys) = (state.used.load(Ordering::Relaxed), state.keys.load(Ordering::Relaxed));
+        KvUsage { nsze: self.size, nuse, keys }
     }
 
     /// Sets what was found when the storage was opened.

@@ -68,6 +68,12 @@ impl DerefMut for PoolBuf {
     }
 }
 
+impl AsMut<[u8]> for PoolBuf {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
 impl AsRef<[u8]> for PoolBuf {
     fn as_ref(&self) -> &[u8] {
         self

@@ -13,7 +13,7 @@ use super::{
     Closing, Death, DiskTag, Env, KvFile, Origin, Record, TOMBSTONE_RESERVE,
     format::{BLOCK, Content, Secret, Trailer, crc32c, record_blocks, whole_blocks_len},
 };
-use crate::backend::{kv_memory::check_conditions, usage::footprint};
+use crate::backend::{memory_shard::check_conditions, usage::footprint};
 
 /// A change before it is written.
 #[derive(Debug)]

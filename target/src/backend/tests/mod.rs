@@ -4,5 +4,5 @@ mod crash;
 mod kv;
 mod nvm;
 mod opening;
-mod rig;
+pub(super) mod rig;
 mod ring;

@@ -52,7 +52,7 @@ impl Rng {
     }
 }
 
-pub(super) fn kv_namespace(limits: KvLimits, size: u64, storage: StorageDef) -> Arc<Namespace> {
+pub(in crate::backend) fn kv_namespace(limits: KvLimits, size: u64, storage: StorageDef) -> Arc<Namespace> {
     let kind = NamespaceKindDef::Kv { limits, size, storage };
     Namespace::new(NamespaceDef { nsid: 1, uuid: [0x11; 16], nguid: [0x22; 16], kind }, BackendId(5))
 }

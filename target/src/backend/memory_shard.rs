@@ -1,0 +1,229 @@
+//! One core's part of a KV namespace in memory: the engine behind [`KvStore`], without the other cores.
+//!
+//! A value is the very buffer that the socket filled, frozen; a Retrieve lends it out, and a Store or Delete meanwhile
+//! leaves the lent one as it is. Values of at most [`COPY_MAX`] bytes are copied into memory of their own size instead:
+//! the pool deals in pages, and a page for each small value would cost more than the copy.
+//!
+//! Memory: beside the value a key takes about 64 bytes in the index (17 of key, 32 of buffer handle, and the tree's own).
+//! Values in pool buffers may hold [`kv_memory_pool`] of the pool, and never more than [`POOL_SHARE`] of it; the rest stays
+//! free for commands in flight. Beyond that the namespace is full, whatever its size says.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use kvof_io::{Pool, PoolBuf, SharedBuf};
+use kvof_kv::{
+    Key, KvError, KvLimits, KvOutcome, KvRequest, KvResult, KvStore, KvUsage, ListWriter, OpId, StoreOptions,
+    list::entry_len,
+};
+
+use super::usage::{Usage, footprint};
+
+/// Longest value that is copied out of its pool buffer, bytes.
+const COPY_MAX: usize = 2048;
+/// How much of the pool values may fill: 7/8.
+const POOL_SHARE: (usize, usize) = (7, 8);
+
+/// Room for the last pages of values in a namespace too small for its seventh to make up for them.
+const POOL_SLACK: u64 = 1 << 20;
+
+/// Bytes of the pool that a KV namespace of `size` bytes in memory may hold, and that are to be added to the pool for it: a
+/// seventh more than its size, to make up for whole pages.
+#[must_use]
+pub const fn kv_memory_pool(size: u64) -> u64 {
+    (size / 7 + 1).saturating_mul(8).saturating_add(POOL_SLACK)
+}
+
+/// One core's keys and values.
+#[derive(Debug)]
+pub(super) struct MemoryShard {
+    index: BTreeMap<Key, Value>,
+    usage: Usage,
+    limits: KvLimits,
+    room: PoolRoom,
+    pool: Pool,
+    /// Results that have not been fetched.
+    done: VecDeque<(OpId, KvResult<SharedBuf>)>,
+}
+
+#[derive(Debug)]
+struct Value {
+    bytes: SharedBuf,
+    /// Bytes of the pool behind it.
+    pooled: usize,
+}
+
+/// Pool memory that all shards of a namespace hold.
+#[derive(Clone, Debug)]
+pub(super) struct PoolRoom {
+    held: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl PoolRoom {
+    /// For a namespace of `size` bytes in a pool of `limit` bytes. However many namespaces share the pool, each keeps to the
+    /// part that was added to the pool for it, so that together they leave the rest free.
+    pub(super) fn new(limit: usize, size: u64) -> Self {
+        let (share, of) = POOL_SHARE;
+        let added = usize::try_from(kv_memory_pool(size)).unwrap_or(usize::MAX);
+        Self { held: Arc::default(), most: added.min(limit / of * share) }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let grown = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.most);
+        bytes == 0 || self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl MemoryShard {
+    pub(super) const fn new(usage: Usage, limits: KvLimits, room: PoolRoom, pool: Pool) -> Self {
+        Self { index: BTreeMap::new(), usage, limits, room, pool, done: VecDeque::new() }
+    }
+
+    fn execute(&mut self, request: KvRequest<PoolBuf>) -> KvResult<SharedBuf> {
+        match request {
+            KvRequest::Store { key, options, value } => self.store(key, options, value),
+            KvRequest::Retrieve { key, .. } => {
+                let value = self.index.get(&key).ok_or(KvError::KeyDoesNotExist)?;
+                Ok(KvOutcome::Retrieved(value.bytes.clone()))
+            }
+            KvRequest::Delete { key } => {
+                let value = self.index.remove(&key).ok_or(KvError::KeyDoesNotExist)?;
+                self.usage.remove(footprint(&key, value.bytes.len() as u64));
+                self.room.give_back(value.pooled);
+                Ok(KvOutcome::Deleted)
+            }
+            KvRequest::Exist { key } => {
+                let value = self.index.get(&key).ok_or(KvError::KeyDoesNotExist)?;
+                let len = u32::try_from(value.bytes.len()).map_err(|_| KvError::Internal)?;
+                Ok(KvOutcome::Exists { len })
+            }
+            KvRequest::List { start, max_bytes } => {
+                let mut list = ListWriter::new(max_bytes);
+                let _ = self.range(start).all(|key| list.push(key));
+                Ok(KvOutcome::Listed(list.finish()))
+            }
+        }
+    }
+
+    fn store(&mut self, key: Key, options: StoreOptions, value: PoolBuf) -> KvResult<SharedBuf> {
+        let old = self.index.get(&key);
+        check_conditions(options, old.is_some())?;
+        if u32::try_from(value.len()).map_or(true, |len| len > self.limits.kvvml) {
+            return Err(KvError::InvalidValueSize);
+        }
+        let old_pooled = old.map_or(0, |old| old.pooled);
+        let old = old.map(|old| footprint(&key, old.bytes.len() as u64));
+        let new = footprint(&key, value.len() as u64);
+        let pooled = if value.len() <= COPY_MAX { 0 } else { value.capacity() };
+        if !self.usage.reserve(old, new) {
+            return Err(KvError::CapacityExceeded);
+        }
+        if !self.room.take(pooled) {
+            self.usage.cancel(old, new);
+            return Err(KvError::CapacityExceeded);
+        }
+        let bytes = if pooled == 0 { SharedBuf::from_vec(value.to_vec()) } else { value.freeze() };
+        self.index.insert(key, Value { bytes, pooled });
+        self.usage.commit(old, new);
+        self.room.give_back(old_pooled);
+        Ok(KvOutcome::Stored)
+    }
+
+    fn range(&self, start: Option<Key>) -> impl Iterator<Item = &Key> {
+        let from = start.map_or(Bound::Unbounded, Bound::Included);
+        self.index.range((from, Bound::Unbounded)).map(|(key, _)| key)
+    }
+
+    /// The first keys of this shard, from `start`, that a list of `max_bytes` has room for.
+    pub(super) fn keys(&self, start: Option<Key>, max_bytes: u32) -> Vec<Key> {
+        let mut room = (max_bytes as usize).saturating_sub(size_of::<u32>());
+        self.range(start)
+            .take_while(|key| match room.checked_sub(entry_len(key.len())) {
+                Some(rest) => {
+                    room = rest;
+                    true
+                }
+                None => false,
+            })
+            .copied()
+            .collect()
+    }
+}
+
+impl KvStore for MemoryShard {
+    type Slot = PoolBuf;
+    type Value = SharedBuf;
+
+    fn limits(&self) -> KvLimits {
+        self.limits
+    }
+
+    fn usage(&self) -> KvUsage {
+        self.usage.current()
+    }
+
+    fn reserve(&mut self, len: u32) -> Option<PoolBuf> {
+        self.pool.alloc(len as usize)
+    }
+
+    fn submit(&mut self, id: OpId, request: KvRequest<PoolBuf>) {
+        let result = self.execute(request);
+        self.done.push_back((id, result));
+    }
+
+    fn poll(&mut self) -> Option<(OpId, KvResult<SharedBuf>)> {
+        self.done.pop_front()
+    }
+}
+
+/// What Store's conditions say, given whether the key exists.
+pub(super) fn check_conditions(options: StoreOptions, exists: bool) -> Result<(), KvError> {
+    if exists && options.contains(StoreOptions::MUST_NOT_EXIST) {
+        return Err(KvError::KeyExists);
+    }
+    if !exists && options.contains(StoreOptions::MUST_EXIST) {
+        return Err(KvError::KeyDoesNotExist);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kvof_io::PoolConfig;
+    use kvof_kv::{
+        conformance::{self, RunOptions},
+        model::StorePort,
+    };
+
+    use super::*;
+    use crate::{backend::tests::rig::kv_namespace, model::StorageDef};
+
+    #[test]
+    fn a_shard_alone_conforms() {
+        let limits = KvLimits { kvkml: 16, kvvml: 1 << 20, mnks: 0, novg: 4096 };
+        let size = 1 << 30;
+        let (usage, limits) = Usage::new(&kv_namespace(limits, size, StorageDef::Memory)).unwrap();
+        let pool = Pool::new(PoolConfig { limit: kv_memory_pool(size) as usize, shards: 1 });
+        let shard = MemoryShard::new(usage, limits, PoolRoom::new(pool.limit(), size), pool);
+        let port = StorePort::new(shard, 1, 1 << 20, "one shard in memory");
+        let mut failed = Vec::new();
+        let summary = conformance::run(&port, &RunOptions::default(), &mut |report| {
+            if matches!(report.outcome, conformance::Outcome::Failed(_)) {
+                failed.push(format!("{report:?}"));
+            }
+        });
+        assert!(summary.ok(), "{failed:#?}");
+        assert_eq!(port.with_store(|shard| shard.usage()), KvUsage { nsze: size, nuse: 0, keys: 0 });
+    }
+}
