@@ -218,7 +218,13 @@ impl KvNamespace {
     /// may or may not be seen.
     #[must_use]
     pub fn keys(&self) -> Keys {
-        Keys { namespace: self.clone(), last: None, done: false }
+        self.keys_from(None)
+    }
+
+    /// As [`Self::keys`], from `start` on, `start` itself included if it exists; `None`: from the first.
+    #[must_use]
+    pub fn keys_from(&self, start: Option<Key>) -> Keys {
+        Keys { namespace: self.clone(), from: start, continued: false, done: false }
     }
 
     /// Sends `command` as it is, with `value` as its data, and gives the completion, whatever its status.
@@ -295,7 +301,9 @@ fn retrieved(reply: &Reply, len: u32) -> Result<Retrieved> {
 #[derive(Clone, Debug)]
 pub struct Keys {
     namespace: KvNamespace,
-    last: Option<Key>,
+    from: Option<Key>,
+    /// `from` was the last key of the page before, and is not to be given again.
+    continued: bool,
     done: bool,
 }
 
@@ -308,21 +316,16 @@ impl Keys {
         if self.done {
             return Ok(Vec::new());
         }
-        let mut page = self.namespace.list(self.last).await?;
-        // The page begins with the key it was asked for, which came last in the page before.
-        if let (Some(last), Some(first)) = (&self.last, page.first())
-            && last == first
-        {
+        let mut page = self.namespace.list(self.from).await?;
+        if self.continued && page.first() == self.from.as_ref() {
             page.remove(0);
         }
         match page.last() {
-            Some(last) if Some(last) == self.last.as_ref() => {
-                return Err(Error::invalid_answer(
-                    "List",
-                    "the page ends with the key that it was asked to begin with",
-                ));
+            Some(last) if self.continued && Some(last) == self.from.as_ref() => {
+                let reason = format!("the page from {last} on ends with that key");
+                return Err(Error::invalid_answer("List", reason));
             }
-            Some(last) => self.last = Some(*last),
+            Some(last) => (self.from, self.continued) = (Some(*last), true),
             None => self.done = true,
         }
         Ok(page)

@@ -173,8 +173,8 @@ impl Guest {
         let drive = |path: &Path, tag: &str, options: &str| {
             format!("local,path={},mount_tag={tag},security_model=none,multidevs=remap{options}", path.display())
         };
-        // hardened_usercopy=off: over loopback a socket hands a user-space target the very pages that the kernel's host sends, and
-        // 6.1 takes a run of them across two huge pages for an attempt to read beyond the first (kernel BUG at mm/usercopy.c).
+        // hardened_usercopy=off: 6.1 once stopped the target in recvmsg (kernel BUG at mm/usercopy.c) during fio over loopback.
+        // docs/linux-host.md says what is known of it.
         let cmdline = format!(
             "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests random.trust_cpu=on hardened_usercopy=off kvof.modules={} \
              kvof.repository={} {}",

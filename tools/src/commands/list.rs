@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use futures_util::{StreamExt, stream};
-use kvof_initiator::{Error, Key, KvNamespace};
+use kvof_initiator::{Key, KvNamespace};
 use serde::Serialize;
 
 use super::keys::IN_FLIGHT;
@@ -62,9 +62,13 @@ struct Counted {
 pub(crate) fn run(args: &ListArgs, output: &mut Output) -> Result<Exit> {
     let address = args.place.resolve()?;
     with_kv(&address, &args.connection, async |kv| {
-        let mut pages = Pages { kv: kv.clone(), from: args.start, continued: false };
+        let mut pages = kv.keys_from(args.start);
         let mut listed = 0;
-        while let Some(page) = pages.next().await? {
+        loop {
+            let page = pages.next_page().await?;
+            if page.is_empty() {
+                break;
+            }
             let left = usize::try_from(args.limit.map_or(u64::MAX, |limit| limit - listed)).unwrap_or(usize::MAX);
             let begins = |key: &&Key| args.prefix.is_none_or(|prefix| key.as_bytes().starts_with(prefix.as_bytes()));
             let keys: Vec<Key> = page.iter().filter(begins).take(left).copied().collect();
@@ -106,33 +110,4 @@ async fn print(kv: &KvNamespace, keys: &[Key], length: bool, output: &mut Output
         }
     }
     Ok(())
-}
-
-/// Pages of keys from any key on.
-struct Pages {
-    kv: KvNamespace,
-    from: Option<Key>,
-    /// `from` was the last key of the page before.
-    continued: bool,
-}
-
-impl Pages {
-    async fn next(&mut self) -> Result<Option<Vec<Key>>> {
-        let mut page = self.kv.list(self.from).await?;
-        if self.continued && page.first() == self.from.as_ref() {
-            page.remove(0);
-        }
-        match page.last() {
-            None => Ok(None),
-            Some(last) if self.continued && Some(last) == self.from.as_ref() => Err(Error::InvalidAnswer {
-                command: "List",
-                reason: format!("the page from {last} on ends with that key"),
-            }
-            .into()),
-            Some(last) => {
-                (self.from, self.continued) = (Some(*last), true);
-                Ok(Some(page))
-            }
-        }
-    }
 }
