@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 pub mod device;
 pub mod ec;
 pub mod format;
