@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{PoolBuf, SharedBuf};
+use crate::{PoolBuf, PoolPart, SharedBuf};
 
 /// Something that happened, under the token that its cause was registered with.
 #[derive(Debug)]
@@ -33,11 +33,25 @@ pub enum EventKind {
         /// Bytes read: the length of the buffer, or less when the file ends before.
         result: io::Result<usize>,
     },
+    /// A read into a part of a buffer is complete.
+    PartReadDone {
+        /// The part that was lent. Its contents beyond the result are unspecified.
+        buf: PoolPart,
+        /// Bytes read: the length of the part, or less when the file ends before.
+        result: io::Result<usize>,
+    },
     /// A write is complete.
     WriteDone {
         /// The buffer that was lent.
         buf: SharedBuf,
         /// Ok when all bytes were written (not necessarily durable: see `fsync`). After an error any part of them may have been.
+        result: io::Result<()>,
+    },
+    /// A write of several pieces is complete.
+    WriteVectoredDone {
+        /// The buffers that were lent, in their order.
+        bufs: Vec<SharedBuf>,
+        /// As of [`Self::WriteDone`], for all pieces together.
         result: io::Result<()>,
     },
     /// An fsync is complete: on success all writes that were reported done before it was asked for are durable.
@@ -78,12 +92,17 @@ pub enum RejectReason {
         limit: usize,
     },
     /// The file bypasses the page cache, which needs aligned transfers.
-    #[error("{len} bytes at offset {offset}: direct I/O needs both to be multiples of {alignment} bytes")]
+    #[error(
+        "{len} bytes at offset {offset}, in memory {skew} bytes off a multiple of {alignment}: direct I/O needs offset, length and memory \
+         to be multiples of {alignment} bytes"
+    )]
     Misaligned {
-        /// First byte in the file.
+        /// First byte in the file, of the piece at fault when there are several.
         offset: u64,
         /// Number of bytes.
         len: usize,
+        /// Bytes from the last multiple of `alignment` in memory to the first byte.
+        skew: usize,
         /// What the file asks for, in bytes.
         alignment: usize,
     },

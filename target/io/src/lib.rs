@@ -2,11 +2,12 @@
 //!
 //! This is the only crate of the target with `unsafe` code. It offers:
 //!
-//! * [`Pool`]: page-aligned, bounded memory for payloads ([`PoolBuf`]) that freezes into shareable, immutable [`SharedBuf`]s;
+//! * [`Pool`]: page-aligned, bounded memory for payloads ([`PoolBuf`]) that splits into [`PoolPart`]s with owners of their own and freezes
+//!   into shareable, immutable [`SharedBuf`]s;
 //! * [`Region`]: the memory of a block namespace, shared by every core without a lock;
 //! * [`TxQueue`] and [`recv_vectored`]: non-blocking vectored socket I/O straight from and into that memory;
 //! * [`EventLoop`]: one io_uring per core thread for socket readiness, disk I/O with owned buffers, and wake-ups;
-//! * [`DiskFile`]: a locked file or block device that the ring reads and writes;
+//! * [`DiskFile`]: a locked file or block device that the ring reads and writes, or a tool does with blocking calls;
 //! * [`listen_tcp`] and friends: the few socket calls of a TCP server.
 //!
 //! Invariant of the whole crate: memory that the kernel may still write to is owned by the [`EventLoop`] until its completion is seen,
@@ -27,7 +28,7 @@ pub use disk::{DiskError, DiskFile, DiskOpenOptions};
 pub use event::{Event, EventKind, RejectReason, Rejected, WatchId};
 pub use listen::{accept, listen_tcp, local_addr, set_nodelay};
 pub use net::{InlineBytes, Sent, TxQueue, TxSeg, recv_vectored};
-pub use pool::{PAGE_SIZE, Pool, PoolBuf, PoolConfig, SharedBuf};
+pub use pool::{PAGE_SIZE, Pool, PoolBuf, PoolConfig, PoolPart, SharedBuf};
 pub use region::{Region, RegionError, RegionSlice};
 pub use ring::{EventLoop, EventLoopConfig, RingSetup};
 pub use thread::pin_thread;

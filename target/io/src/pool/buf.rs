@@ -41,6 +41,28 @@ impl PoolBuf {
         self.len = self.len.min(len);
     }
 
+    /// Sets the length; false, with no effect, beyond the capacity. Bytes that become part of the buffer are initialised but
+    /// unspecified: they may be an earlier user's, so write them before anybody else sees them.
+    pub fn set_len(&mut self, len: usize) -> bool {
+        let fits = len <= self.capacity();
+        if fits {
+            self.len = len;
+        }
+        fits
+    }
+
+    /// Lengthens the buffer to `len` bytes with zeros; false, with no effect, if that is beyond the capacity or below the length.
+    pub fn zero_extend(&mut self, len: usize) -> bool {
+        let old = self.len;
+        if len < old || !self.set_len(len) {
+            return false;
+        }
+        if let Some(tail) = self.get_mut(old..) {
+            tail.fill(0);
+        }
+        true
+    }
+
     /// Makes the contents immutable and shareable, without copying.
     pub fn freeze(self) -> SharedBuf {
         SharedBuf::from_pool(self)

@@ -11,6 +11,7 @@
 
 mod buf;
 mod classes;
+mod part;
 mod shared;
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use buf::PoolBuf;
 pub use classes::PAGE_SIZE;
+pub use part::PoolPart;
 pub use shared::SharedBuf;
 
 use crate::mem;

@@ -131,6 +131,24 @@ fn truncation_keeps_the_memory() {
 }
 
 #[test]
+fn the_slack_behind_the_length_can_be_used() {
+    let pool = pool(16 * KIB, 1);
+    let mut buf = pool.alloc(8 * KIB).unwrap();
+    buf.fill(0xaa);
+    assert!(!buf.set_len(8 * KIB + 1));
+    assert_eq!(buf.len(), 8 * KIB);
+    buf.truncate(5000);
+    assert!(!buf.zero_extend(4999) && !buf.zero_extend(8 * KIB + 1));
+    assert_eq!(buf.len(), 5000);
+    assert!(buf.zero_extend(5000) && buf.zero_extend(6000));
+    assert!(buf.len() == 6000 && buf[..5000].iter().all(|b| *b == 0xaa) && buf[5000..].iter().all(|b| *b == 0));
+    assert!(buf.set_len(8 * KIB));
+    assert!(buf[6000..].iter().all(|b| *b == 0xaa), "what was there before");
+    let mut empty = pool.alloc(0).unwrap();
+    assert!(empty.set_len(0) && empty.zero_extend(0) && !empty.set_len(1));
+}
+
+#[test]
 fn slices_are_views_within_bounds() {
     let whole = SharedBuf::from_vec((0..100).collect());
     assert_eq!(&*whole.slice(10..=12).unwrap(), &[10, 11, 12]);

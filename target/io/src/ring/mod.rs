@@ -6,6 +6,7 @@
 //! * Requests reach the kernel in the order they were made: a cancellation never overtakes what it cancels.
 //! * The loop stays on the thread that made it (the type is not `Send`), as the kernel requires of a single issuer.
 
+mod gather;
 mod op;
 mod setup;
 
@@ -15,6 +16,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,8 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
-use crate::{DiskFile, Event, EventKind, PoolBuf, RejectReason, Rejected, SharedBuf, Waker, WatchId};
+use crate::{DiskFile, Event, EventKind, PoolBuf, PoolPart, RejectReason, Rejected, SharedBuf, Waker, WatchId};
+use gather::Gather;
 use op::{DiskOp, Work};
 pub use setup::RingSetup;
 
@@ -164,10 +167,26 @@ impl EventLoop {
         buf: PoolBuf,
         token: u64,
     ) -> Result<(), Rejected<PoolBuf>> {
-        if let Some(reason) = self.refusal(file, offset, buf.len()) {
+        if let Some(reason) = self.refusal(file, offset, [(buf.start().cast_const(), buf.len())]) {
             return Err(Rejected { buf, reason });
         }
         self.start(DiskOp::new(Arc::clone(file), token, offset, Work::Read(buf)));
+        Ok(())
+    }
+
+    /// As [`Self::read`], into a part of a buffer. For a direct file the part must start at a multiple of the file's alignment in the
+    /// buffer.
+    pub fn read_part(
+        &mut self,
+        file: &Arc<DiskFile>,
+        offset: u64,
+        buf: PoolPart,
+        token: u64,
+    ) -> Result<(), Rejected<PoolPart>> {
+        if let Some(reason) = self.refusal(file, offset, [(buf.start().cast_const(), buf.len())]) {
+            return Err(Rejected { buf, reason });
+        }
+        self.start(DiskOp::new(Arc::clone(file), token, offset, Work::ReadPart(buf)));
         Ok(())
     }
 
@@ -180,17 +199,34 @@ impl EventLoop {
         buf: SharedBuf,
         token: u64,
     ) -> Result<(), Rejected<SharedBuf>> {
-        if let Some(reason) = self.refusal(file, offset, buf.len()) {
+        if let Some(reason) = self.refusal(file, offset, [(buf.start(), buf.len())]) {
             return Err(Rejected { buf, reason });
         }
         self.start(DiskOp::new(Arc::clone(file), token, offset, Work::Write(buf)));
         Ok(())
     }
 
+    /// Writes all of `bufs`, one after the other, to `file` from `offset`. It counts as one operation, though the kernel may get several
+    /// requests, each of at most 1024 pieces. For a direct file memory and length of every piece must be aligned.
+    pub fn write_vectored(
+        &mut self,
+        file: &Arc<DiskFile>,
+        offset: u64,
+        bufs: Vec<SharedBuf>,
+        token: u64,
+    ) -> Result<(), Rejected<Vec<SharedBuf>>> {
+        let pieces = bufs.iter().map(|buf| (buf.start(), buf.len()));
+        if let Some(reason) = self.refusal(file, offset, pieces) {
+            return Err(Rejected { buf: bufs, reason });
+        }
+        self.start(DiskOp::new(Arc::clone(file), token, offset, Work::WriteVectored(Gather::new(bufs))));
+        Ok(())
+    }
+
     /// Makes writes that were reported done durable. With `data_only` metadata that is not needed to read them back may
     /// be left out (fdatasync).
     pub fn fsync(&mut self, file: &Arc<DiskFile>, data_only: bool, token: u64) -> Result<(), Rejected<()>> {
-        if let Some(reason) = self.refusal(file, 0, 0) {
+        if let Some(reason) = self.refusal(file, 0, []) {
             return Err(Rejected { buf: (), reason });
         }
         self.start(DiskOp::new(Arc::clone(file), token, 0, Work::Fsync { data_only }));
@@ -294,21 +330,29 @@ impl EventLoop {
         Ok(WatchId { key, generation })
     }
 
-    fn refusal(&self, file: &DiskFile, offset: u64, len: usize) -> Option<RejectReason> {
-        let alignment = file.alignment();
-        let end = offset.checked_add(len as u64);
+    /// Why pieces of memory, each its start and length in bytes, cannot be moved to or from `file` from `offset`.
+    fn refusal(
+        &self,
+        file: &DiskFile,
+        offset: u64,
+        pieces: impl IntoIterator<Item = (*const u8, usize)>,
+    ) -> Option<RejectReason> {
         if self.ops.len() >= self.max_disk_ops {
-            Some(RejectReason::Full { limit: self.max_disk_ops })
-        } else if !len.is_multiple_of(alignment) || !offset.is_multiple_of(alignment as u64) {
-            Some(RejectReason::Misaligned { offset, len, alignment })
-        } else if end.is_none_or(|end| i64::try_from(end).is_err()) {
-            Some(RejectReason::OutOfRange { offset, len })
-        } else {
-            None
+            return Some(RejectReason::Full { limit: self.max_disk_ops });
         }
+        let mut at = offset;
+        // Nothing at the end, so that the offset is looked at even if there are no pieces.
+        for (start, len) in pieces.into_iter().chain([(ptr::null(), 0)]) {
+            if let Some(reason) = file.refusal(at, start.addr(), len) {
+                return Some(reason);
+            }
+            // Below 2^64: `refusal` saw that it is below 2^63.
+            at = at.wrapping_add(len as u64);
+        }
+        None
     }
 
-    fn start(&mut self, op: DiskOp) {
+    fn start(&mut self, mut op: DiskOp) {
         let slot = self.ops.vacant_entry();
         // At most 2^16 operations: the key fits its half of the user data.
         let request = op.entry(CLASS_DISK | slot.key() as u64);

@@ -2,6 +2,8 @@
 //!
 //! Invariant: as long as a [`DiskFile`] opened for writing lives, no other can be opened on the same file by anyone who asks for the lock.
 
+mod blocking;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
-use crate::PAGE_SIZE;
+use crate::{PAGE_SIZE, RejectReason};
 
 /// How a [`DiskFile`] is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -135,6 +137,18 @@ impl DiskFile {
     /// Whether this is a block device.
     pub fn is_block_device(&self) -> bool {
         self.block_device
+    }
+
+    /// Why `len` bytes of memory from address `memory` cannot be moved to or from `offset`.
+    pub(crate) fn refusal(&self, offset: u64, memory: usize, len: usize) -> Option<RejectReason> {
+        let alignment = self.alignment;
+        // Some devices ask less of the memory than of the offset; what they all take is enough for us. No bytes are nowhere.
+        let skew = if len == 0 { 0 } else { memory % alignment };
+        if !len.is_multiple_of(alignment) || !offset.is_multiple_of(alignment as u64) || skew != 0 {
+            return Some(RejectReason::Misaligned { offset, len, skew, alignment });
+        }
+        let end = offset.checked_add(len as u64);
+        end.is_none_or(|end| i64::try_from(end).is_err()).then_some(RejectReason::OutOfRange { offset, len })
     }
 
     /// The path it was opened with.
