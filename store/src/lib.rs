@@ -12,5 +12,7 @@ pub mod checksum;
 pub mod device;
 pub mod ec;
 pub mod format;
+pub mod geometry;
 pub mod index;
 pub mod tier;
+pub mod usage;
