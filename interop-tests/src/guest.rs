@@ -3,8 +3,11 @@
 //! The guest sees this machine's root file system read-only with a tmpfs over it, has no network card, and shares one writable
 //! folder with the host: the script goes in through it, output, results and exit code come back. A guest that does not end
 //! in time, or whose starter dies, is killed.
+//!
+//! On a busy machine a kernel under emulation may fail to start, above all because it measures its clocks against each other. That says
+//! nothing of the script, so a guest that ends before the script's first line is booted again; from that line on nothing is repeated.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +23,23 @@ use crate::kernel::Kernel;
 
 const QEMU: &str = "qemu-system-x86_64";
 
+/// How often a guest is booted before its failure to do so is the outcome.
+const MAX_BOOTS: u32 = 3;
+
+/// How long a boot may take: 6 s on an idle machine, several times that on a busy one.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What is shown of the console of a boot that is repeated.
+const LAST_LINES: usize = 20;
+
+/// The kernel's command line, before what the repository's place and the caller add.
+///
+/// * `no_timer_check`: the kernel counts ticks of the timer during a short busy wait and panics ("IO-APIC + timer doesn't work") when there
+///   are too few. The emulator's timer is a thread like any other, and late when the machine is busy.
+/// * `hardened_usercopy=off`: 6.1 once stopped the target in recvmsg (kernel BUG at mm/usercopy.c) during fio over loopback.
+///   `docs/linux-host.md` says what is known of it.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off cryptomgr.notests random.trust_cpu=on hardened_usercopy=off";
+
 /// A guest to boot: a kernel and how much of a machine it gets.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -27,6 +47,7 @@ pub struct Guest {
     cpus: u32,
     memory_mib: u32,
     timeout: Duration,
+    boot_timeout: Duration,
     environment: Vec<(String, String)>,
     cmdline: String,
 }
@@ -40,6 +61,10 @@ pub struct Outcome {
     pub boot: Option<Duration>,
     /// From starting QEMU to its end.
     pub total: Duration,
+    /// How often it was booted: more than once when boots failed. All else is of the last one.
+    pub boots: u32,
+    /// How QEMU ended; `None` when it was killed.
+    pub qemu: Option<ExitStatus>,
     /// The shared folder: everything the script wrote under `/run/kvof`.
     share: TempDir,
 }
@@ -49,9 +74,9 @@ pub struct Outcome {
 pub enum End {
     /// The script ended with this exit code.
     Exit(i32),
-    /// The guest powered off, or panicked, before the script had ended.
+    /// The guest powered off, or panicked, before the script had ended; with [`Outcome::boot`] `None`, before it had begun.
     Died,
-    /// It was still running at its timeout and was killed.
+    /// It was still running, or still booting, at its timeout and was killed.
     TimedOut,
 }
 
@@ -64,19 +89,20 @@ pub fn unavailable(series: &str) -> Option<String> {
 }
 
 impl Guest {
-    /// A guest with 2 processors and 2 GiB that is killed after five minutes.
+    /// A guest with 2 processors and 2 GiB that is killed five minutes after it has booted.
     pub fn new(kernel: Kernel) -> Self {
         Self {
             kernel,
             cpus: 2,
             memory_mib: 2048,
             timeout: Duration::from_secs(300),
+            boot_timeout: BOOT_TIMEOUT,
             environment: Vec::new(),
             cmdline: String::new(),
         }
     }
 
-    /// Kill the guest when it has not ended after this long.
+    /// Kill the guest when it has not ended so long after the script's first line. Booting has a limit of its own.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -105,37 +131,65 @@ impl Guest {
     }
 
     /// Boots, runs `script` with bash in `dir` (a path of the host) and waits for the end. `progress` is called a few times a
-    /// second with the shared folder while the guest runs, and once more after it has ended.
+    /// second with the shared folder while the guest runs, and once more after it has ended. A boot that fails is repeated, with a
+    /// new shared folder and a word on standard error; the script never is.
     ///
     /// # Errors
     /// When QEMU cannot be started or the share not be written. How the script ended is in [`Outcome::end`], not an error.
     pub fn run(&self, dir: &Path, script: &str, mut progress: impl FnMut(&Path)) -> Result<Outcome> {
+        let mut boots = 1;
+        loop {
+            let outcome = self.run_once(dir, script, boots, &mut progress)?;
+            if outcome.boot.is_some() || boots == MAX_BOOTS {
+                return Ok(outcome);
+            }
+            let console = outcome.file("console");
+            let lines: Vec<&str> = console.lines().collect();
+            eprintln!(
+                "boot {boots} of at most {MAX_BOOTS} of Linux {} failed: {}, the last lines of its console:\n{}{}",
+                self.kernel.version,
+                outcome.summary(),
+                lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default().join("\n"),
+                outcome.qemu_words()
+            );
+            boots += 1;
+        }
+    }
+
+    /// One boot, and the script if it gets there.
+    fn run_once(&self, dir: &Path, script: &str, boots: u32, progress: &mut impl FnMut(&Path)) -> Result<Outcome> {
         let share = self.prepare(dir, script)?;
         let started = Instant::now();
-        let mut qemu = self.start(share.path(), &format!("file:{}", share.path().join("console").display()))?;
+        let mut process = self.start(share.path(), &format!("file:{}", share.path().join("console").display()))?;
         let mut boot = None;
-        let status = loop {
+        let mut see_boot = || {
             if boot.is_none() && share.path().join("booted").exists() {
                 boot = Some(started.elapsed());
             }
+            boot
+        };
+        let qemu = loop {
+            let limit = see_boot().map_or(self.boot_timeout, |boot| boot + self.timeout);
             progress(share.path());
-            if let Some(status) = qemu.wait_for(Duration::from_millis(100))? {
+            if let Some(status) = process.wait_for(Duration::from_millis(100))? {
                 break Some(status);
             }
-            if started.elapsed() > self.timeout {
+            if started.elapsed() > limit {
                 break None;
             }
         };
-        drop(qemu);
+        drop(process);
+        // It may have begun and ended since the last look.
+        let boot = see_boot();
         progress(share.path());
         let exit_code =
             fs::read_to_string(share.path().join("exit-code")).ok().and_then(|code| code.trim().parse().ok());
-        let end = match (status, exit_code) {
+        let end = match (qemu, exit_code) {
             (_, Some(code)) => End::Exit(code),
             (None, None) => End::TimedOut,
             (Some(_), None) => End::Died,
         };
-        Ok(Outcome { end, boot, total: started.elapsed(), share })
+        Ok(Outcome { end, boot, total: started.elapsed(), boots, qemu, share })
     }
 
     /// Boots to a shell on this terminal; the guest ends with it. Ctrl-A X ends QEMU at once.
@@ -173,11 +227,8 @@ impl Guest {
         let drive = |path: &Path, tag: &str, options: &str| {
             format!("local,path={},mount_tag={tag},security_model=none,multidevs=remap{options}", path.display())
         };
-        // hardened_usercopy=off: 6.1 once stopped the target in recvmsg (kernel BUG at mm/usercopy.c) during fio over loopback.
-        // docs/linux-host.md says what is known of it.
         let cmdline = format!(
-            "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests random.trust_cpu=on hardened_usercopy=off kvof.modules={} \
-             kvof.repository={} {}",
+            "{CMDLINE} kvof.modules={} kvof.repository={} {}",
             self.kernel.modules_dir().display(),
             crate::repository().display(),
             self.cmdline
@@ -211,7 +262,9 @@ impl Guest {
             command.args(extra.to_string_lossy().split_whitespace());
         }
         if serial.starts_with("file:") {
-            command.stdin(Stdio::null());
+            let words =
+                fs::File::create(share.join("qemu")).context("cannot write to the folder shared with the guest")?;
+            command.stdin(Stdio::null()).stderr(words);
         }
         let child = command.spawn().with_context(|| format!("cannot start setpriv or {QEMU}"))?;
         Ok(Qemu(child))
@@ -232,19 +285,46 @@ impl Outcome {
     /// The exit code, when the script ended by itself.
     ///
     /// # Errors
-    /// When it did not; the message has the guest's console.
+    /// When it did not; the message is the whole account, with the guest's console.
     pub fn exit_code(&self) -> Result<i32> {
-        let seconds = self.total.as_secs_f64();
         match self.end {
             End::Exit(code) => Ok(code),
-            End::Died => {
-                bail!("the guest stopped by itself after {seconds:.1} s; its console:\n{}", self.file("console"))
-            }
-            End::TimedOut => bail!(
-                "the guest was killed at its timeout, after {seconds:.1} s; its console:\n{}",
-                self.file("console")
-            ),
+            End::Died | End::TimedOut => bail!("{self}"),
         }
+    }
+
+    fn summary(&self) -> String {
+        let seconds = self.total.as_secs_f64();
+        let end = match self.end {
+            End::Exit(code) => format!("the script ended with exit code {code} after {seconds:.1} s"),
+            End::Died => format!("the guest stopped by itself after {seconds:.1} s"),
+            End::TimedOut => format!("the guest was killed at its timeout, after {seconds:.1} s"),
+        };
+        let boot = match (self.boot, self.boots) {
+            (Some(boot), 1) => format!("booted after {:.1} s", boot.as_secs_f64()),
+            (Some(boot), boots) => format!("booted after {:.1} s, at attempt {boots}", boot.as_secs_f64()),
+            (None, boots) => format!("it never got to the script; attempt {boots}"),
+        };
+        let qemu = self.qemu.map_or("killed".to_owned(), |status| status.to_string());
+        format!("{end} ({boot}; QEMU: {qemu})")
+    }
+
+    /// What QEMU itself said, if anything, as a paragraph.
+    fn qemu_words(&self) -> String {
+        let words = self.file("qemu");
+        if words.trim().is_empty() { String::new() } else { format!("\nQEMU said:\n{}", words.trim_end()) }
+    }
+}
+
+/// How it ended, the console, what QEMU said and what the script printed: all there is to find out why.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (console, output) = (self.file("console"), self.file("output"));
+        write!(f, "{}; its console:\n{}{}", self.summary(), console.trim_end(), self.qemu_words())?;
+        if !output.is_empty() {
+            write!(f, "\nthe script printed:\n{}", output.trim_end())?;
+        }
+        Ok(())
     }
 }
 
@@ -301,4 +381,22 @@ impl Drop for Qemu {
 
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_that_hangs_is_ended_and_repeated() {
+        if let Some(reason) = unavailable("6.12") {
+            println!("skipped: {reason}");
+            return;
+        }
+        let mut guest = Guest::new(Kernel::find("6.12").unwrap()).cmdline("rdinit=/bin/busybox -- sleep 600");
+        guest.boot_timeout = Duration::from_secs(3);
+        let outcome = guest.run(Path::new("/"), "exit 0", |_| {}).unwrap();
+        assert_eq!((outcome.end, outcome.boot, outcome.boots), (End::TimedOut, None, MAX_BOOTS), "{outcome}");
+        assert!(outcome.total >= Duration::from_secs(3), "{outcome}");
+    }
 }

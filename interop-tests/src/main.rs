@@ -38,7 +38,7 @@ enum Action {
         kernel: String,
         /// What to run. The guest sees this machine's files and changes none of them; /run/kvof is gone after it.
         command: Option<String>,
-        /// Seconds after which the guest is killed.
+        /// Seconds after which the guest is killed, from its boot.
         #[arg(long, default_value_t = 300)]
         timeout: u64,
         /// Memory in MiB.

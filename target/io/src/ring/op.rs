@@ -210,7 +210,7 @@ mod tests {
             let mut part = parts.pop();
             let done = finish(&mut |l| l.read_part(&file, 4096, part.take().unwrap(), 0).unwrap());
             let EventKind::PartReadDone { buf, result } = done else { panic!("{done:?}") };
-            assert_eq!((result.unwrap(), &buf[..] == &data[..]), (data.len(), true));
+            assert_eq!((result.unwrap(), buf[..] == data[..]), (data.len(), true));
             parts.push(buf);
             assert!(PoolPart::join(parts).unwrap()[4096..] == data[..]);
         }
