@@ -6,9 +6,9 @@ use rusty_erasure::kernel::Kernels;
 
 use super::{ErasureCode, MAX_DATA, MAX_PARITY, Profile, TooFewColumns, coefficient, matrix::Decode, self_test};
 
-/// What all columns of one step may occupy. Some kernels walk the data more than once, and it should still be in a core's
-/// second-level cache then.
-const STRIP_BYTES: usize = 512 * 1024;
+/// What all columns of one step may occupy. Some kernels walk the data once for every two rows of parity, and should find it
+/// in a core's second-level cache then. Half of a small one (BlueField-3 has 512 KiB).
+const STRIP_BYTES: usize = 256 * 1024;
 /// A step is never shorter in one column than this, and always a multiple of it.
 const STRIP_UNIT: usize = 4096;
 

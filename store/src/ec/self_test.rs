@@ -39,14 +39,19 @@ pub fn self_test(engine: &dyn ErasureCode) -> Result<(), SelfTestError> {
             return fail("update");
         }
 
-        // Without the first columns, so that all parity that there is takes part.
-        let lost = m.min(width);
-        let present: Vec<_> =
-            (lost..width).chain(k..k + m).map(|column| (column, columns[column].as_slice())).collect();
-        let mut got = vec![vec![0xa5; LEN]; lost];
-        let mut wanted: Vec<_> = got.iter_mut().map(Vec::as_mut_slice).enumerate().collect();
-        if engine.reconstruct(width, &present, &mut wanted).is_err() || got != columns[..lost] {
-            return fail("reconstruct");
+        // Without the first data columns, so that all parity takes part; and with parity among what is lost.
+        let first = m.min(width);
+        let lost: [Vec<usize>; 2] =
+            [(0..first).collect(), (0..first.min(m.saturating_sub(1))).chain([k + m - 1]).collect()];
+        for lost in &lost[..if m == 0 { 1 } else { 2 }] {
+            let rest = (0..width).chain(k..k + m).filter(|column| !lost.contains(column));
+            let present: Vec<_> = rest.map(|column| (column, columns[column].as_slice())).collect();
+            let mut got = vec![vec![0xa5; LEN]; lost.len()];
+            let mut wanted: Vec<_> = lost.iter().copied().zip(got.iter_mut().map(Vec::as_mut_slice)).collect();
+            let result = engine.reconstruct(width, &present, &mut wanted);
+            if result.is_err() || lost.iter().zip(&got).any(|(&column, got)| *got != columns[column]) {
+                return fail("reconstruct");
+            }
         }
     }
     Ok(())
