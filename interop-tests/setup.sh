@@ -40,6 +40,7 @@ ip iproute2
 mkfs.ext4 e2fsprogs
 jq jq
 nft nftables
+dmsetup dmsetup
 PACKAGES
 if [ -n "$missing" ]; then
     say "installing:$missing"
