@@ -10,6 +10,7 @@
 mod ahead;
 mod arena;
 mod ghost;
+mod policy;
 
 pub use ahead::{ReadAhead, ReadAheadLimits, ReadAheadStats};
 
@@ -18,14 +19,13 @@ use kvof_kv::Key;
 
 use arena::Arena;
 use ghost::Ghost;
+use policy::Policy;
 
 /// What a value is kept under: the slot of its namespace, and its key.
 pub type TierKey = (u16, Key);
 
 /// A value may take this part of the limit; a larger one is not kept.
 pub const LARGEST_SHARE: u64 = 8;
-/// The part of the limit that new values share before they have shown that they are read again.
-const SMALL_SHARE: u64 = 10;
 /// Reads of a value that are counted; more make no difference.
 const MAX_READS: u8 = 3;
 /// New values.
@@ -76,6 +76,7 @@ pub struct Tier {
     limit: u64,
     arena: Arena<2>,
     ghost: Ghost,
+    policy: Policy,
     counts: TierStats,
 }
 
@@ -83,13 +84,14 @@ impl Tier {
     /// A tier that uses at most `limit` bytes, its own bookkeeping included. 0 turns it off.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { limit, arena: Arena::new(), ghost: Ghost::new(limit), counts: TierStats::default() }
+        Self { limit, arena: Arena::new(), ghost: Ghost::new(limit), policy: Policy::new(limit), counts: TierStats::default() }
     }
 
     /// The value of `key`, if it is here. Counts a hit or a miss.
     pub fn get(&mut self, key: &TierKey) -> Option<SharedBuf> {
         let Some(at) = self.arena.find(key) else {
             self.counts.misses += 1;
+            self.policy.on_miss(self.ghost.find(key, &self.policy).is_some());
             return None;
         };
         let node = self.arena.node_mut(at);
@@ -101,6 +103,7 @@ impl Tier {
             node.reads = (node.reads + 1).min(MAX_READS);
         }
         let value = node.value.clone()?;
+        self.policy.on_hit();
         self.counts.hits += 1;
         self.counts.hit_bytes += value.len() as u64;
         Some(value)
@@ -129,13 +132,23 @@ impl Tier {
             self.compact();
             return;
         }
-        let (queue, reads) = before.unwrap_or_else(|| (if self.ghost.take(&key) { MAIN } else { SMALL }, 0));
+        let left = self.ghost.find(&key, &self.policy);
+        if !self.policy.on_offer(cost, why, left, self.ghost.remembered(&self.policy)) && before.is_none() {
+            // As if it had been here for a moment, so that its coming back soon is seen.
+            self.ghost.put(&key, SMALL, cost, &self.policy);
+            self.counts.rejected += 1;
+            return;
+        }
+        if left.is_some() {
+            self.ghost.forget(&key);
+        }
+        let (queue, reads) = before.unwrap_or((if left.is_some() { MAIN } else { SMALL }, 0));
         if !self.make_room(cost) {
             self.counts.rejected += 1;
             return;
         }
         let at = self.arena.insert(queue, key, value, cost, why);
-        self.ghost.resize(self.arena.capacity());
+        self.ghost.resize(self.arena.capacity(), &self.policy);
         self.arena.node_mut(at).reads = reads;
         self.counts.inserted += 1;
     }
@@ -174,6 +187,7 @@ impl Tier {
     pub fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
         self.ghost = Ghost::new(limit);
+        self.policy = Policy::new(limit);
         self.make_room(0);
         if self.arena.len() == 0 {
             self.arena = Arena::new();
@@ -183,7 +197,7 @@ impl Tier {
     /// Gives memory back that the tables no longer need.
     fn compact(&mut self) {
         if self.arena.compact() {
-            self.ghost.resize(self.arena.capacity());
+            self.ghost.resize(self.arena.capacity(), &self.policy);
         }
     }
 
@@ -213,7 +227,7 @@ impl Tier {
         loop {
             let small = self.arena.oldest(SMALL);
             let main = self.arena.oldest(MAIN);
-            let full = self.arena.queue_bytes(SMALL) >= self.limit / SMALL_SHARE;
+            let full = self.arena.queue_bytes(SMALL) >= self.policy.small();
             let (at, queue) = match (small, main) {
                 (Some(at), None) => (at, SMALL),
                 (Some(at), _) if full => (at, SMALL),
@@ -226,9 +240,10 @@ impl Tier {
                 self.arena.move_to(at, MAIN);
                 continue;
             }
+            let never_read = node.why == Admit::ReadAhead;
             let (key, cost) = self.arena.remove(at);
-            if queue == SMALL {
-                self.ghost.put(&key, cost);
+            if !never_read {
+                self.ghost.put(&key, queue, cost, &self.policy);
             }
             self.counts.evicted += 1;
             self.compact();
