@@ -23,6 +23,9 @@ pub(super) enum Kid<K, const L: usize, const F: usize> {
     Inner(Box<Inner<K, L, F>>),
 }
 
+/// How a page is taken out of its kid.
+type Unwrap<K, V, const N: usize, const L: usize, const F: usize> = fn(Kid<K, L, F>) -> Option<Box<Page<K, V, N>>>;
+
 /// Why a key could not be put below a page.
 enum Block {
     /// There is no memory for another page.
@@ -144,7 +147,7 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Tree<K, L, F, W> {
         let () = Self::CHECKED;
         // A split of a leaf may split every page above it and put a new root on top. That all of it fits is asked once,
         // before the first change.
-        let room = Leaf::<K, L>::BYTES + (u64::from(self.height) + 1) * Inner::<K, L, F>::BYTES;
+        let can_grow = budget.has(Leaf::<K, L>::BYTES + (u64::from(self.height) + 1) * Inner::<K, L, F>::BYTES);
         loop {
             match &mut self.root {
                 Kid::None => {
@@ -161,10 +164,10 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Tree<K, L, F, W> {
                         page.insert(at, key, meta);
                         return Ok(None);
                     }
-                    Err(_) if budget.has(room) => self.raise(budget),
+                    Err(_) if can_grow => self.raise(budget),
                     Err(_) => return Err(()),
                 },
-                Kid::Inner(page) => match Below::<K, L, F, W>::insert(page, key, meta, Edges::ROOT, room, budget) {
+                Kid::Inner(page) => match Below::<K, L, F, W>::insert(page, key, meta, Edges::ROOT, can_grow, budget) {
                     Ok(old) => {
                         self.lower(budget);
                         return Ok(old);
@@ -289,7 +292,7 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Below<K, L, F, W> 
         key: K,
         meta: Meta,
         edges: Edges,
-        room: u64,
+        can_grow: bool,
         budget: &mut Budget,
     ) -> Result<Option<Meta>, Block> {
         loop {
@@ -305,11 +308,11 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Below<K, L, F, W> 
                         }
                         Err(slot) => {
                             let outside = (child_edges.last && slot == L, child_edges.first && slot == 0);
-                            Self::insert_full(page, at, key, meta, outside, budget.has(room), budget).map(|()| None)
+                            Self::insert_full(page, at, key, meta, outside, can_grow, budget).map(|()| None)
                         }
                     };
                 }
-                Kid::Inner(inner) => match Self::insert(inner, key, meta, child_edges, room, budget) {
+                Kid::Inner(inner) => match Self::insert(inner, key, meta, child_edges, can_grow, budget) {
                     Err(Block::Crowded) => {
                         let (from, w, total) = Self::window(page, at);
                         let count = plan(total + 1, w, F);
@@ -443,7 +446,7 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Below<K, L, F, W> 
         w: usize,
         count: usize,
         extra: Option<(K, V)>,
-        unwrap: fn(Kid<K, L, F>) -> Option<Box<Page<K, V, N>>>,
+        unwrap: Unwrap<K, V, N, L, F>,
         wrap: fn(Box<Page<K, V, N>>) -> Kid<K, L, F>,
         budget: &mut Budget,
     ) {
