@@ -112,8 +112,11 @@ impl Sim<'_> {
 
 /// Plays a trace with a tier of `limit` bytes; `only_ask` of the runs ask Exist and never retrieve.
 pub(crate) fn play(trace: &Trace, limit: u64, read_ahead: bool, only_ask: f64, seed: u64) -> Outcome {
-    let limits =
-        if read_ahead { ReadAheadLimits::for_tier(limit) } else { ReadAheadLimits { entries: 0, ..ReadAheadLimits::for_tier(limit) } };
+    let limits = if read_ahead {
+        ReadAheadLimits::for_tier(limit)
+    } else {
+        ReadAheadLimits { entries: 0, ..ReadAheadLimits::for_tier(limit) }
+    };
     let mut sim = Sim {
         trace,
         tier: Tier::new(limit),

@@ -9,8 +9,10 @@ mod policies;
 mod rng;
 mod traces;
 
+use std::time::Instant;
+
 use kvof_store::tier::Admit;
-use policies::{Make, POLICIES, Policy, STORED};
+use policies::{Make, POLICIES, Policy, Production, STORED, Stored};
 use rng::Rng;
 use traces::{Make as MakeTrace, Op, SESSIONS, TRACES, Trace};
 
@@ -74,8 +76,26 @@ fn table(policies: &[(&str, Make)], traces: &[(&str, MakeTrace)]) {
     println!("\n");
 }
 
+/// What a call of the tier takes, and what it remembers for each value.
+fn cost(traces: &[(&str, MakeTrace)]) {
+    let Some((name, make)) = traces.last() else { return };
+    let trace = make(&mut Rng::new(SEEDS[0]));
+    let limit = trace.footprint() / 10;
+    let mut tier = Production::new(&trace, limit, Stored::Offered);
+    let begin = Instant::now();
+    run(&trace, &mut tier);
+    let nanos = begin.elapsed().as_nanos() / trace.ops.len() as u128;
+    let stats = tier.stats();
+    let each = stats.bookkeeping / stats.entries.max(1);
+    println!(
+        "The tier on {name} at 10 %: {nanos} ns an operation of the trace, {each} bytes of bookkeeping a value.\n"
+    );
+}
+
 fn read_ahead(traces: &[(&str, MakeTrace)]) {
-    println!("| trace | reading ahead | run, mean ms | run, p99 ms | read from device, GiB | started | used | wasted | declined | turned off |");
+    println!(
+        "| trace | reading ahead | run, mean ms | run, p99 ms | read from device, GiB | started | used | wasted | declined | turned off |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for (name, make) in traces {
         let trace = make(&mut Rng::new(SEEDS[0]));
@@ -100,6 +120,7 @@ fn main() {
     let sessions: Vec<_> = traces.iter().filter(|(name, _)| SESSIONS.contains(name)).copied().collect();
     println!("Hit rate in percent, objects / bytes, mean of seeds {SEEDS:?}.\n");
     table(POLICIES, &traces);
+    cost(&traces);
     println!("What is done with values that are stored, same figures.\n");
     table(STORED, &traces);
     println!("Reading ahead on Exist: from the first Retrieve of a run to the end of its last. Tier of 5 %.\n");

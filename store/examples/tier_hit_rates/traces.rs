@@ -221,7 +221,8 @@ fn one_hit(rng: &mut Rng) -> Trace {
         if !live.is_empty() {
             // Half of the reads are of any of them, the others of recent ones: the distance from the newest is Pareto
             // distributed.
-            let back = if rng.chance(0.5) { rng.range(1, live.len() as u64) } else { rng.pareto(0.3, live.len() as u64) };
+            let back =
+                if rng.chance(0.5) { rng.range(1, live.len() as u64) } else { rng.pareto(0.3, live.len() as u64) };
             ops.push(Op::Read(live[live.len() - back as usize]));
         }
     }

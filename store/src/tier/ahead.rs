@@ -21,6 +21,8 @@ const WINDOW_MIN: u32 = 32;
 const PAUSE_MIN: u32 = 256;
 /// The longest pause, in Exists of cold keys.
 const PAUSE_MAX: u32 = 65_536;
+/// Bytes in flight that are enough to keep a device busy.
+const IN_FLIGHT: u64 = 8 << 20;
 /// A value is given up after this many calls for each value that may be expected.
 const PATIENCE: u64 = 8;
 
@@ -37,11 +39,12 @@ pub struct ReadAheadLimits {
 }
 
 impl ReadAheadLimits {
-    /// Bounds that fit a [`Tier`](super::Tier) of `limit` bytes: a twentieth of it unread, half of that in flight, at most
-    /// 4,096 values.
+    /// Bounds that fit a [`Tier`](super::Tier) of `limit` bytes: a twentieth of it unread, half of that and at most 8 MiB in
+    /// flight, 4,096 values. More in flight would make others wait longer than it saves.
     #[must_use]
     pub const fn for_tier(limit: u64) -> Self {
-        Self { in_flight: limit / 40, unread: limit / 20, entries: 4096 }
+        let in_flight = if limit / 40 < IN_FLIGHT { limit / 40 } else { IN_FLIGHT };
+        Self { in_flight, unread: limit / 20, entries: 4096 }
     }
 }
 
@@ -235,3 +238,6 @@ impl ReadAhead {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,10 +42,9 @@ struct Queue {
     newest: u32,
     oldest: u32,
     bytes: u64,
-    len: usize,
 }
 
-const EMPTY: Queue = Queue { newest: NIL, oldest: NIL, bytes: 0, len: 0 };
+const EMPTY: Queue = Queue { newest: NIL, oldest: NIL, bytes: 0 };
 
 /// Nodes in `QUEUES` queues, found by key.
 pub(super) struct Arena<const QUEUES: usize> {
@@ -153,8 +152,7 @@ impl<const QUEUES: usize> Arena<QUEUES> {
         let hash = self.hash(&key);
         let bucket = self.bucket(hash);
         let chain = self.heads[bucket];
-        let node =
-            Node { key, value: Some(value), cost, hash, chain, prev: NIL, next: NIL, queue, reads: 0, why };
+        let node = Node { key, value: Some(value), cost, hash, chain, prev: NIL, next: NIL, queue, reads: 0, why };
         let at = if self.free == NIL {
             if self.nodes.len() == self.nodes.capacity() {
                 self.nodes.reserve_exact(step(self.nodes.capacity()));
@@ -232,6 +230,31 @@ impl<const QUEUES: usize> Arena<QUEUES> {
         true
     }
 
+    /// Panics unless the queues, the chains and the free list are what they should be.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let mut seen = 0;
+        for (number, queue) in self.queues.iter().enumerate() {
+            let (mut at, mut older, mut bytes) = (queue.newest, NIL, 0);
+            while at != NIL {
+                let node = self.node(at);
+                assert!(node.value.is_some() && usize::from(node.queue) == number && node.prev == older);
+                assert_eq!(self.find(&node.key), Some(at), "a node is found by its key");
+                (older, at, bytes, seen) = (at, node.next, bytes + node.cost, seen + 1);
+            }
+            assert_eq!((older, bytes), (queue.oldest, queue.bytes));
+        }
+        assert_eq!(seen, self.live);
+        let mut free = 0;
+        let mut at = self.free;
+        while at != NIL {
+            assert!(self.node(at).value.is_none());
+            (at, free) = (self.node(at).next, free + 1);
+        }
+        assert_eq!(free + self.live, self.nodes.len());
+        assert!(self.heads.len() >= self.live, "chains stay short");
+    }
+
     fn hash(&self, key: &TierKey) -> u32 {
         self.hasher.hash_one(key) as u32
     }
@@ -274,7 +297,6 @@ impl<const QUEUES: usize> Arena<QUEUES> {
         let node = &mut self.nodes[at as usize];
         (node.queue, node.prev, node.next) = (queue, NIL, newest);
         list.bytes += node.cost;
-        list.len += 1;
         if newest != NIL {
             self.node_mut(newest).prev = at;
         }
@@ -284,7 +306,6 @@ impl<const QUEUES: usize> Arena<QUEUES> {
         let Node { prev, next, queue, cost, .. } = *self.node(at);
         let list = &mut self.queues[usize::from(queue)];
         list.bytes -= cost;
-        list.len -= 1;
         if prev == NIL {
             list.newest = next;
         }

@@ -69,6 +69,11 @@ pub struct TierStats {
     pub limit: u64,
     /// Values held.
     pub entries: u64,
+    /// Bytes that values may have before they have been read again; follows what is read.
+    pub small: u64,
+    /// Whether values that are read are hardly taken in at the moment, since that would not help: what is read comes back
+    /// later than any tier of this size could keep it.
+    pub closed: bool,
 }
 
 /// A bounded cache of values in memory.
@@ -84,14 +89,20 @@ impl Tier {
     /// A tier that uses at most `limit` bytes, its own bookkeeping included. 0 turns it off.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { limit, arena: Arena::new(), ghost: Ghost::new(limit), policy: Policy::new(limit), counts: TierStats::default() }
+        Self {
+            limit,
+            arena: Arena::new(),
+            ghost: Ghost::new(limit),
+            policy: Policy::new(limit),
+            counts: TierStats::default(),
+        }
     }
 
     /// The value of `key`, if it is here. Counts a hit or a miss.
     pub fn get(&mut self, key: &TierKey) -> Option<SharedBuf> {
         let Some(at) = self.arena.find(key) else {
             self.counts.misses += 1;
-            self.policy.on_miss(self.ghost.find(key, &self.policy).is_some());
+            self.policy.on_miss(self.ghost.find(key, &self.policy));
             return None;
         };
         let node = self.arena.node_mut(at);
@@ -120,6 +131,9 @@ impl Tier {
     /// `cost` is the number of bytes of memory that the value keeps from other use; a value that is a part of a larger
     /// buffer costs the whole buffer. It counts as at least the value's length. A value of more than an eighth of the
     /// limit ([`LARGEST_SHARE`]) is not taken in.
+    ///
+    /// The value has to be the current one of the key: what a device returned for a key that was deleted or overwritten
+    /// meanwhile must not be offered.
     pub fn insert(&mut self, key: TierKey, value: SharedBuf, cost: u64, why: Admit) {
         let cost = cost.max(value.len() as u64);
         let mut before = None;
@@ -179,18 +193,24 @@ impl Tier {
             bookkeeping,
             limit: self.limit,
             entries: self.arena.len() as u64,
+            small: self.policy.small(),
+            closed: self.policy.is_closed(),
             ..self.counts
         }
     }
 
     /// Changes the limit, in bytes; evicts at once if less is allowed than is used. 0 turns the tier off.
     pub fn set_limit(&mut self, limit: u64) {
+        if limit == self.limit {
+            return;
+        }
         self.limit = limit;
         self.ghost = Ghost::new(limit);
         self.policy = Policy::new(limit);
         self.make_room(0);
         if self.arena.len() == 0 {
             self.arena = Arena::new();
+            self.ghost = Ghost::new(limit);
         }
     }
 
@@ -251,3 +271,6 @@ impl Tier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ pub(super) struct Policy {
     small: u64,
     /// Values that are read are not taken in, but for a sample.
     closed: bool,
-    /// Since the last decision: reads, those that hit, those that missed what left lately, bytes offered.
+    /// Since the last decision: reads, those that hit, those that missed what left the small queue lately, bytes offered.
     reads: u64,
     hits: u64,
     returns: u64,
@@ -48,6 +48,11 @@ impl Policy {
         self.small
     }
 
+    /// Whether values that are read are not taken in, but for a sample.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// How many bytes have to leave a queue until what left it is forgotten.
     pub(super) fn memory(&self, queue: u8) -> u64 {
         if queue == SMALL { self.limit / 2 + self.small / 2 } else { self.limit / 2 }
@@ -58,10 +63,11 @@ impl Policy {
         self.hits += 1;
     }
 
-    /// A read found nothing; `left_lately` if the value was here not long ago.
-    pub(super) fn on_miss(&mut self, left_lately: bool) {
+    /// A read found nothing. `from` is the queue that the value left lately.
+    pub(super) fn on_miss(&mut self, from: Option<u8>) {
         self.reads += 1;
-        self.returns += u64::from(left_lately);
+        // "Lately" is long ago for a main queue that little leaves, as in a loop.
+        self.returns += u64::from(from == Some(SMALL));
     }
 
     /// A value of `cost` bytes is offered. `from` is the queue that it left lately, and `remembered` are the bytes that have left
@@ -69,11 +75,9 @@ impl Policy {
     pub(super) fn on_offer(&mut self, cost: u64, why: Admit, from: Option<u8>, remembered: [u64; 2]) -> bool {
         self.offered = self.offered.saturating_add(cost);
         if self.offered >= self.limit && self.reads >= READS_MIN {
-            if self.closed {
-                self.closed = self.hits >= self.returns;
-            } else {
-                self.closed = (self.hits + self.returns) * USELESS < self.reads;
-            }
+            // While closed, hits are what the closing has kept. Only keys that come back soon are a reason to open.
+            let useful = if self.closed { self.returns } else { self.hits + self.returns };
+            self.closed = useful * USELESS < self.reads;
             (self.reads, self.hits, self.returns, self.offered) = (0, 0, 0, 0);
         }
         let [small, main] = remembered.map(|bytes| bytes.max(1));

@@ -32,7 +32,8 @@ impl S3 {
     fn evict(&mut self) {
         loop {
             let small = self.lists.oldest(SMALL);
-            let from_small = small.is_some() && (self.lists.bytes(SMALL) >= self.small || self.lists.oldest(MAIN).is_none());
+            let from_small =
+                small.is_some() && (self.lists.bytes(SMALL) >= self.small || self.lists.oldest(MAIN).is_none());
             let Some(id) = (if from_small { small } else { self.lists.oldest(MAIN) }) else { return };
             let reads = &mut self.reads[id as usize];
             if *reads > 0 {

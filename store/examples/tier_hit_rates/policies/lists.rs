@@ -65,8 +65,14 @@ impl Lists {
             return;
         }
         let (newer, older) = self.links[id as usize];
-        if newer == NIL { self.ends[list as usize].0 = older } else { self.links[newer as usize].1 = older }
-        if older == NIL { self.ends[list as usize].1 = newer } else { self.links[older as usize].0 = newer }
+        match newer {
+            NIL => self.ends[list as usize].0 = older,
+            _ => self.links[newer as usize].1 = older,
+        }
+        match older {
+            NIL => self.ends[list as usize].1 = newer,
+            _ => self.links[older as usize].0 = newer,
+        }
         self.bytes[list as usize] -= self.size(id);
     }
 }

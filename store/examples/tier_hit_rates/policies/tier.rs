@@ -2,7 +2,7 @@
 
 use kvof_io::SharedBuf;
 use kvof_kv::Key;
-use kvof_store::tier::{Admit, Tier, TierKey};
+use kvof_store::tier::{Admit, Tier, TierKey, TierStats};
 
 use super::Policy;
 use crate::traces::Trace;
@@ -33,6 +33,10 @@ pub(crate) fn key(id: u32) -> TierKey {
 impl Production {
     pub(crate) fn new(trace: &Trace, limit: u64, stored: Stored) -> Self {
         Self { tier: Tier::new(limit), sizes: trace.sizes.clone(), stored }
+    }
+
+    pub(crate) fn stats(&self) -> TierStats {
+        self.tier.stats()
     }
 }
 

@@ -44,7 +44,8 @@ impl TinyLfu {
     }
 
     fn slot(&self, id: u32, row: u32) -> usize {
-        let hash = (u64::from(id) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ u64::from(row).wrapping_mul(0xd6e8_feb8_6659_fd93));
+        let hash = (u64::from(id) + 1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ u64::from(row).wrapping_mul(0xd6e8_feb8_6659_fd93));
         (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) as usize >> 20 & (self.sketch.len() - 1)
     }
 
