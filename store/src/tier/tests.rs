@@ -233,6 +233,20 @@ fn small_values_leave_room_for_large_ones() {
 }
 
 #[test]
+fn giving_memory_back_forgets_nothing() {
+    let mut tier = Tier::new(10 * MIB);
+    (0..1000).for_each(|n| put(&mut tier, n, 9 * KIB, Admit::Stored));
+    tier.get(&key(5));
+    let before = tier.stats().bookkeeping;
+    (10..1000).for_each(|n| tier.remove(&key(n)));
+    assert!(tier.stats().bookkeeping < before / 4, "{before} bytes before, {:?}", tier.stats());
+    assert!((0..10).all(|n| tier.contains(&key(n))));
+    check(&tier);
+    (1000..1200).for_each(|n| put(&mut tier, n, 100 * KIB, Admit::Stored));
+    assert!((0..10).all(|n| (queue_of(&tier, n) == Some(MAIN)) == (n == 5)), "it was read");
+}
+
+#[test]
 fn bookkeeping_of_a_value_is_stated() {
     let mut tier = Tier::new(1 << 40);
     for n in 0..100_000 {

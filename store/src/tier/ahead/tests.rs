@@ -104,6 +104,18 @@ fn what_nobody_retrieves_is_given_up_and_makes_room() {
 }
 
 #[test]
+fn a_second_round_has_its_own_patience() {
+    let mut ahead = ReadAhead::new(LIMITS);
+    assert!(read_ahead(&mut ahead, 1));
+    ahead.on_retrieve(&key(1));
+    (0..350).for_each(|_| ahead.on_retrieve(&key(9999)));
+    assert!(read_ahead(&mut ahead, 1));
+    (0..100).for_each(|_| ahead.on_retrieve(&key(9999)));
+    ahead.on_retrieve(&key(1));
+    assert_eq!((ahead.stats().used, ahead.stats().wasted), (2, 0));
+}
+
+#[test]
 fn turns_itself_off_when_it_is_of_no_use_and_tries_again() {
     let mut ahead = ReadAhead::new(LIMITS);
     waste(&mut ahead, 0);
