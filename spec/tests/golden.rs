@@ -12,8 +12,8 @@ use kvof_spec::identify::{
 };
 use kvof_spec::io::{DsmAttributes, DsmCmd, RwCmd, RwFlags};
 use kvof_spec::log::{
-    AddressFamily, DiscoveryEntry, DiscoveryHeader, GetLogPageCmd, LogId, SubsystemType, TcpSecurityType,
-    TransportRequirements, TransportType,
+    AddressFamily, DiscoveryEntry, DiscoveryHeader, GetLogPageCmd, LogId, PoolFlags, PoolMemberState, PoolStatistics,
+    SubsystemType, TcpSecurityType, TransportRequirements, TransportType,
 };
 use kvof_spec::sgl::{Sgl, SglDescriptor};
 use kvof_spec::{Cqe, Csi, FabricsType, FromBytes, IntoBytes, KvOpcode, Nqn, NvmOpcode, Property, Sqe, Status, Vs};
@@ -290,4 +290,37 @@ fn block_commands() {
     let trim = DsmCmd::new(2, 3, DsmAttributes::AD).unwrap();
     let bytes = command(&[(0, &[0x09, 0x40]), (4, &[2]), (40, &[2]), (44, &[4])]);
     assert_eq!(trim.to_sqe().to_bytes(), bytes);
+}
+
+#[test]
+fn pool_statistics() {
+    let bytes: [u8; 1024] = image(&[
+        (0, b"kvofPool"),
+        (8, &[1, 0, 2, 0]),
+        (12, &[0x05, 0, 0, 0]),
+        (16, &[0xaa; 16]),
+        (32, &[1, 1, 3, 0]),
+        (40, b"flash"),
+        (104, &[0, 0, 0, 0, 1]),
+        (120, &[0x10, 0x27]),
+        (160, &[100]),
+        (168, &[200]),
+        (256, &[3]),
+        (264, &[16]),
+        (296, &[7]),
+        (304, &[9]),
+        (384, &[1]),
+        (392, &[3, 0, 0, 0, 0x34, 0x12]),
+    ]);
+    let page = PoolStatistics::from_bytes(&bytes).unwrap();
+    assert_eq!((page.name(), page.members.get(), page.shards.get()), ("flash", 2, 3));
+    assert_eq!(page.flags(), PoolFlags::DEGRADED | PoolFlags::REBUILD);
+    assert_eq!((page.capacity.get(), page.keys.get()), (1 << 32, 10_000));
+    assert_eq!((page.stored_bytes.get(), page.written_bytes.get()), (100, 200));
+    assert_eq!((page.rebuild_done.get(), page.rebuild_of.get()), (3, 16));
+    assert_eq!((page.tier_hits.get(), page.tier_misses.get()), (7, 9));
+    let members: Vec<_> = page.member_states().map(|member| (member.state(), member.rebuilt.get())).collect();
+    assert_eq!(members, [(PoolMemberState::LIVE, 0), (PoolMemberState::REBUILDING, 0x1234)]);
+    assert_eq!(page.as_bytes(), bytes);
+    assert_eq!(LogId::POOL_STATISTICS.0, 0xc0);
 }

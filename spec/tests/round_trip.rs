@@ -19,7 +19,7 @@ use kvof_spec::identify::{
 use kvof_spec::io::{DsmCmd, DsmRange, RwCmd};
 use kvof_spec::log::{
     ChangedNamespaceList, CommandsSupported, DiscoveryEntry, DiscoveryHeader, ErrorInformation, FirmwareSlot,
-    GetLogPageCmd, LogId, RdmaTsas, SmartHealth, SubsystemType, SupportedLogPages, TransportType,
+    GetLogPageCmd, LogId, PoolStatistics, RdmaTsas, SmartHealth, SubsystemType, SupportedLogPages, TransportType,
 };
 use kvof_spec::rdma::{CmAccept, CmReject, CmRequest, CmStatus};
 use kvof_spec::sgl::{KEYED_LENGTH_MAX, Sgl, SglDescriptor};
@@ -79,6 +79,7 @@ proptest! {
         keeps_all_bytes::<ErrorInformation>(&b);
         keeps_all_bytes::<FirmwareSlot>(&b);
         keeps_all_bytes::<SmartHealth>(&b);
+        keeps_all_bytes::<PoolStatistics>(&b);
         keeps_all_bytes::<SupportedLogPages>(&b);
         keeps_all_bytes::<CommonHeader>(&b);
         keeps_all_bytes::<IcReq>(&b);

@@ -5,6 +5,7 @@ mod discovery;
 mod effects;
 mod error_information;
 mod firmware_slot;
+mod pool_statistics;
 mod smart;
 mod supported;
 
@@ -18,6 +19,7 @@ pub use discovery::{
 pub use effects::{CommandEffects, CommandsSupported};
 pub use error_information::ErrorInformation;
 pub use firmware_slot::FirmwareSlot;
+pub use pool_statistics::{POOL_MEMBERS_MAX, PoolFlags, PoolMember, PoolMemberState, PoolStatistics};
 pub use smart::{CriticalWarning, SmartHealth};
 pub use supported::{LogSupport, SupportedLogPages};
 
@@ -58,6 +60,8 @@ open_enum! {
         RESERVATION_NOTIFICATION = 0x80, "Reservation Notification";
         /// Sanitize.
         SANITIZE_STATUS = 0x81, "Sanitize Status";
+        /// Vendor specific, with the meaning that kvof's target gives it; see [`PoolStatistics`].
+        POOL_STATISTICS = 0xc0, "Pool Statistics (vendor specific)";
     }
 }
 
