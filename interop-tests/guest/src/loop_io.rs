@@ -2,7 +2,8 @@
 //!
 //! Every value names its key and version. While nothing is interrupted the version must be the last one stored. A Store that was
 //! interrupted may have taken effect or not, and a target that keeps values in memory and was restarted has lost them: after an
-//! interruption a key may be missing, or hold any version that was sent.
+//! interruption a key may be missing, or hold any version that was sent. A target that keeps them on devices has to give back what it
+//! acknowledged, or what was sent after that.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub(crate) struct Options {
     pub(crate) tag: u16,
     /// Bytes of each value.
     pub(crate) size: usize,
+    /// What was acknowledged outlives the target.
+    pub(crate) durable: bool,
 }
 
 /// What happened.
@@ -92,11 +95,14 @@ struct Known {
     sent: u64,
     /// The version that must be there; `None` when an interruption made that uncertain.
     acknowledged: Option<u64>,
+    /// The oldest version that can be there whatever was interrupted; 0: there may be none.
+    least: u64,
 }
 
 struct Worker<'a> {
     port: &'a dyn KvPort,
     number: u64,
+    durable: bool,
     known: Vec<Known>,
     value: Vec<u8>,
     report: Report,
@@ -108,6 +114,7 @@ impl<'a> Worker<'a> {
         Self {
             port,
             number: u64::from(options.tag) << 16 | number,
+            durable: options.durable,
             known: vec![Known::default(); usize::try_from(options.keys).unwrap_or(1).max(1)],
             value: vec![0; options.size.max(16)],
             report: Report::default(),
@@ -138,6 +145,7 @@ impl<'a> Worker<'a> {
             && let Some(known) = self.known.get_mut(index)
         {
             known.acknowledged = Some(version);
+            known.least = version;
         }
     }
 
@@ -153,19 +161,25 @@ impl<'a> Worker<'a> {
                 let read = Label::read(&value);
                 let right_label = read.is_some_and(|(label, _)| {
                     label.key == self.label_key(index)
-                        && known.acknowledged.map_or(label.version >= 1 && label.version <= known.sent, |version| {
-                            label.version == version
-                        })
+                        && known
+                            .acknowledged
+                            .map_or((known.least.max(1)..=known.sent).contains(&label.version), |version| {
+                                label.version == version
+                            })
                 });
                 self.report.wrong_bytes += match read {
                     Some((_, wrong)) if right_label && len == value.len() => wrong,
                     _ => value.len() as u64,
                 };
             }
-            Some(status) if status.code() == Status::KEY_DOES_NOT_EXIST => match known.acknowledged {
-                Some(_) => self.report.errors += 1,
-                None => self.report.lost += 1,
-            },
+            Some(status) if status.code() == Status::KEY_DOES_NOT_EXIST => {
+                if known.acknowledged.is_some() || known.least > 0 {
+                    eprintln!("thread {}, key {index}: version {} is gone", self.number, known.least);
+                    self.report.errors += 1;
+                } else {
+                    self.report.lost += 1;
+                }
+            }
             Some(_) | None => {}
         }
         self.value = value;
@@ -176,7 +190,7 @@ impl<'a> Worker<'a> {
         let status = match result {
             Ok(reply) if !is_path_error(reply.status) => reply.status,
             Ok(_) | Err(_) => {
-                self.interrupted();
+                self.interrupted(index);
                 return None;
             }
         };
@@ -192,11 +206,16 @@ impl<'a> Worker<'a> {
         Some(status)
     }
 
-    /// Nothing is certain any more, for any key: the target may have been restarted.
-    fn interrupted(&mut self) {
+    /// Unless the target keeps what it acknowledged, nothing is certain any more, for any key: it may have been restarted.
+    fn interrupted(&mut self, index: usize) {
         self.report.interrupted += 1;
-        for known in &mut self.known {
-            known.acknowledged = None;
+        for (number, known) in self.known.iter_mut().enumerate() {
+            if !self.durable {
+                known.acknowledged = None;
+                known.least = 0;
+            } else if number == index {
+                known.acknowledged = None;
+            }
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -278,8 +297,12 @@ mod tests {
     }
 
     fn report(fault: Option<Fault>) -> Report {
+        report_of(false, fault)
+    }
+
+    fn report_of(durable: bool, fault: Option<Fault>) -> Report {
         let fake = Fake { fault, ..Fake::default() };
-        let options = Options { seconds: 1, threads: 1, keys: 4, tag: 0, size: 64 };
+        let options = Options { seconds: 1, threads: 1, keys: 4, tag: 0, size: 64, durable };
         let mut worker = Worker::new(&fake, &options, 3);
         for round in 0..5 {
             for index in 0..4 {
@@ -309,6 +332,22 @@ mod tests {
         }));
         assert!(report.ok(), "{report:?}");
         assert_eq!((report.interrupted, report.lost), (1, 1));
+    }
+
+    #[test]
+    fn values_that_should_outlive_the_target_are_missed() {
+        // A Store of a key that has a version is interrupted: that version or the new one has to be there.
+        let loss: Fault = |call, values| {
+            if call == 11 {
+                values.clear();
+            }
+            call == 11
+        };
+        let report = report_of(true, Some(loss));
+        assert_eq!((report.interrupted, report.lost, report.errors), (1, 0, 1));
+        assert!(!report.ok(), "{report:?}");
+        let interrupted = report_of(true, Some(|call, _| call == 11));
+        assert!(interrupted.ok() && interrupted.lost == 0, "{interrupted:?}");
     }
 
     #[test]

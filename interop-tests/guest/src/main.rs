@@ -73,6 +73,9 @@ enum Action {
         /// Bytes of each value, at least 16.
         #[arg(long, default_value_t = 20_000)]
         size: usize,
+        /// What was acknowledged has to outlive the target.
+        #[arg(long)]
+        durable: bool,
     },
     /// Values of every size up to the largest that the path lets through, and one byte more.
     MaxValue {
@@ -123,8 +126,8 @@ fn run(action: Action) -> Result<bool> {
             }
             true
         }
-        Action::LoopIo { device, seconds, threads, keys, tag, size } => {
-            let options = loop_io::Options { seconds, threads, keys, tag, size };
+        Action::LoopIo { device, seconds, threads, keys, tag, size, durable } => {
+            let options = loop_io::Options { seconds, threads, keys, tag, size, durable };
             let report = loop_io::run(&KernelPort::open(&device)?, &options)?;
             println!("{}", report.json());
             report.ok()
