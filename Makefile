@@ -12,7 +12,10 @@ STAMPS := .build/stamps
 KVOF_REQUIRE_GUEST ?= 1
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup build demo test unit docs interop bench lint fuzz clean
+# How often `make torture` kills the target; `make test` has a short run.
+KILLS ?= 3000
+
+.PHONY: help setup build demo test unit docs interop torture torture-short bench lint fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +37,7 @@ demo: build ## serve a KV namespace, store at least 1 GiB of files in it, verify
 	cargo run --release --locked --quiet -p kvof-tools --example demo
 
 test: setup ## every check: format, lints, unit tests, documentation, the Linux kernel as host
-	@tools/steps lint unit docs interop
+	@tools/steps lint unit docs torture-short interop
 
 lint: ## rustfmt, clippy, and cargo-deny where it is installed
 	cargo fmt --all --check
@@ -53,8 +56,14 @@ docs: ## API documentation of every crate, without warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --locked --quiet
 
 interop: setup ## the stock Linux kernels 6.12 and 6.1 in a guest, with nvme-cli, against the target
-	cargo build --release --locked --bins -p kvof-target -p kvof-guest
+	cargo build --release --locked --bins -p kvof-target -p kvof-tools -p kvof-guest
 	KVOF_BIN_DIR=$(CARGO_TARGET_DIR)/release KVOF_REQUIRE_GUEST=$(KVOF_REQUIRE_GUEST) cargo test --locked -p kvof-interop -- --nocapture
+
+torture: build ## kill the target under load KILLS times (3000), damage devices, verify what was acknowledged
+	cargo run --release --locked --quiet -p kvof-tools --example torture -- --kills $(KILLS)
+
+torture-short: build
+	cargo run --release --locked --quiet -p kvof-tools --example torture -- --kills 30
 
 bench: build ## figures for docs/performance.md
 	@tools/bench

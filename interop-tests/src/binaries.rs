@@ -1,4 +1,5 @@
-//! The programs under test: the target, and `kvof-guest`, which sends it KV commands through the kernel.
+//! The programs under test: the target, the `kvof` command, which formats pools, and `kvof-guest`, which sends KV commands through the
+//! kernel.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,6 +13,8 @@ use crate::repository;
 pub struct Binaries {
     /// `kvof-target`, the daemon.
     pub target: PathBuf,
+    /// `kvof`, the command.
+    pub kvof: PathBuf,
     /// `kvof-guest`, the passthrough client.
     pub guest: PathBuf,
 }
@@ -28,16 +31,17 @@ impl Binaries {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
             let status = Command::new(cargo)
                 .current_dir(repository())
-                .args(["build", "--quiet", "--release", "-p", "kvof-target", "-p", "kvof-guest", "--bins"])
+                .args(["build", "--quiet", "--release", "-p", "kvof-target", "-p", "kvof-tools", "-p", "kvof-guest", "--bins"])
                 .status()
                 .context("cannot run cargo to build the programs under test")?;
             if !status.success() {
-                bail!("building kvof-target and kvof-guest failed");
+                bail!("building kvof-target, kvof and kvof-guest failed");
             }
             repository().join(".build/release")
         };
-        let binaries = Self { target: dir.join("kvof-target"), guest: dir.join("kvof-guest") };
-        for path in [&binaries.target, &binaries.guest] {
+        let binaries =
+            Self { target: dir.join("kvof-target"), kvof: dir.join("kvof"), guest: dir.join("kvof-guest") };
+        for path in [&binaries.target, &binaries.kvof, &binaries.guest] {
             if !path.exists() {
                 bail!("{} is not there (KVOF_BIN_DIR names the folder to look in)", path.display());
             }

@@ -138,6 +138,7 @@ pub fn run(
     }
     let guest = Guest::new(kernel.clone())
         .env("KVOF_TARGET", &binaries.target)
+        .env("KVOF", &binaries.kvof)
         .env("KVOF_GUEST", &binaries.guest)
         .timeout(Duration::from_secs(600));
 
