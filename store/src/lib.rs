@@ -16,3 +16,4 @@ pub mod geometry;
 pub mod index;
 pub mod tier;
 pub mod usage;
+pub mod volume;

@@ -10,6 +10,7 @@ mod superblock;
 
 use thiserror::Error;
 
+pub(crate) use self::stripe::decode_entries;
 pub use self::{
     label::Label,
     record::{Entry, EntryKind, RecordContext, TRAILER_LEN, Trailer, record_crc, record_len, trailer_at},

@@ -37,7 +37,7 @@ struct Raw {
     rows: U32,
     entries: U32,
     stripes: U32,
-    rsvd0: U32,
+    used: U32,
     opened: U64,
     column_crc: [U32; COLUMNS],
     rsvd: [u8; 8],
@@ -84,6 +84,8 @@ pub struct StripeHeader {
     pub entries: u32,
     /// Number of stripe references (footer only): in the payload, before the entries.
     pub stripes: u32,
+    /// Rows of the group that its stripes take, from row 0 (footer only).
+    pub used: u32,
     /// The first sequence number that could be in the group.
     pub opened: u64,
     /// CRC-32C of the payload rows of each column; 0 for columns that are not written.
@@ -116,6 +118,7 @@ impl StripeHeader {
         raw.rows = self.rows.into();
         raw.entries = self.entries.into();
         raw.stripes = self.stripes.into();
+        raw.used = self.used.into();
         raw.opened = self.opened.into();
         for (to, from) in raw.column_crc.iter_mut().zip(self.column_crc) {
             *to = from.into();
@@ -168,6 +171,7 @@ impl StripeHeader {
             rows: raw.rows.get(),
             entries: raw.entries.get(),
             stripes: raw.stripes.get(),
+            used: raw.used.get(),
             opened: raw.opened.get(),
             column_crc: raw.column_crc.map(U32::get),
         })

@@ -76,7 +76,7 @@ pub struct Member {
     pub device: Uuid,
     /// Whether what is on it counts.
     pub state: MemberState,
-    /// Epoch of its last change of state.
+    /// The first incarnation of a group that is complete on it, for a device that is being filled again.
     pub since: u64,
 }
 
@@ -87,7 +87,7 @@ pub enum MemberState {
     Live,
     /// It missed something, or is gone: nothing on it counts.
     Failed,
-    /// It is being filled again: groups below `rebuilt` are complete on it, and so are those opened since it came.
+    /// It is being filled again: groups below `rebuilt` are complete on it, and so are those of incarnation `since` and later.
     Rebuilding {
         /// Groups that are complete, from group 0.
         rebuilt: u32,

@@ -62,6 +62,7 @@ fn header() -> StripeHeader {
         rows: 65,
         entries: 1,
         stripes: 0,
+        used: 0,
         opened: 444,
         column_crc: std::array::from_fn(|n| n as u32),
     }

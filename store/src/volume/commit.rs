@@ -1,0 +1,548 @@
+//! Stripes on their way: started from what waits, written, flushed where that is promised, acknowledged in order.
+
+use std::io;
+
+use kvof_io::SharedBuf;
+use kvof_kv::KvError;
+
+use super::{
+    Durability, Op, RESERVED_GROUPS, Volume,
+    build::{Built, Piece, build},
+    change::{Change, Content, Origin},
+    group::{Group, GroupState, footer_rows},
+    layout::{LARGE, Layout, Spot, layout},
+    place,
+};
+use crate::{
+    checksum::crc32c,
+    device::DeviceOp,
+    ec::{MAX_DATA, MAX_PARITY},
+    format::{
+        ENTRY_LEN, Entry, EntryKind, HEADER_LEN, PAGE, RecordContext, StripeHeader, StripeKind, StripeRef, TRAILER_LEN,
+        pages, record_crc, record_len, trailer_at,
+    },
+};
+
+/// Most stripes in flight. What arrives meanwhile shares the next one.
+const STRIPES_MAX: usize = 4;
+/// Most bytes of values in a stripe, unless one value alone has more.
+const STRIPE_BYTES: usize = 8 << 20;
+/// Most records in a stripe.
+const STRIPE_RECORDS: usize = 4096;
+/// Most entries in a group: its footer is read at once.
+const GROUP_ENTRIES: usize = 256 << 10;
+
+/// What stands for a group that does not exist.
+static NONE: Group = Group::FREE;
+
+/// The group that stripes are added to.
+#[derive(Debug)]
+pub(super) struct OpenGroup {
+    pub(super) group: u32,
+    /// The next free row.
+    pub(super) row: u32,
+    /// All entries so far, for the footer.
+    pub(super) entries: Vec<Entry>,
+    /// It was opened from the reserve: hosts' values wait until there is another.
+    pub(super) reserve: bool,
+}
+
+/// A stripe in flight.
+#[derive(Debug)]
+pub(super) struct Stripe {
+    number: u64,
+    pub(super) group: u32,
+    changes: Vec<(Change, Entry)>,
+    /// Columns with payload, and columns with a copy of the header: bit by bit.
+    payload: u32,
+    headers: u32,
+    /// Columns that were not written.
+    lost: u32,
+    /// Writes in flight.
+    writes: usize,
+    /// To be flushed before it is acknowledged.
+    media: bool,
+    /// What has to be flushed; `None` until all is written.
+    marks: Option<Vec<(u16, u64)>>,
+}
+
+impl Volume {
+    /// Starts stripes as long as there is something to write and room for it.
+    pub(super) fn start_stripes(&mut self) {
+        while self.stripes.len() < STRIPES_MAX && self.superblock_writer.is_settled() {
+            if self.read_only.is_some() {
+                self.fail_all();
+                return;
+            }
+            if self.seal_wanted && !self.seal_if_open() {
+                return;
+            }
+            let spare = self.free_groups() > RESERVED_GROUPS;
+            let reserve = self.open.as_ref().is_none_or(|open| open.reserve);
+            if !self.try_stripe(!spare && reserve) && (spare || reserve || !self.try_stripe(true)) {
+                return;
+            }
+        }
+    }
+
+    /// Starts a stripe from what waits; hosts' values are left out if they are to wait. False if there is none to start now.
+    fn try_stripe(&mut self, hosts_wait: bool) -> bool {
+        let batch = self.next_batch(hosts_wait);
+        if batch.is_empty() {
+            return false;
+        }
+        let Err(batch) = self.start_stripe(batch) else { return true };
+        // Back to the front, in their order; a completion gives the next try.
+        for change in batch.into_iter().rev() {
+            match change.origin {
+                Origin::Host(..) => self.changes.push_front(change),
+                Origin::Move(_) => self.moves.push_front(change),
+            }
+        }
+        false
+    }
+
+    /// Answers everything that waits: nothing can be written any more.
+    fn fail_all(&mut self) {
+        while let Some(change) = self.changes.pop_front().or_else(|| self.moves.pop_front()) {
+            self.failed(change, KvError::Unrecovered);
+        }
+    }
+
+    pub(super) fn free_groups(&self) -> u32 {
+        self.groups.iter().filter(|group| group.state == GroupState::Free).count() as u32
+    }
+
+    /// What goes into the next stripe: moves first, since they make room.
+    fn next_batch(&mut self, hosts_wait: bool) -> Vec<Change> {
+        let mut batch: Vec<Change> = Vec::new();
+        let mut bytes = 0;
+        let mut fits = |change: &Change, count: usize| {
+            let more = record_len(change.len().unwrap_or(0));
+            let fits = count == 0 || (bytes + more <= STRIPE_BYTES && count < STRIPE_RECORDS);
+            if fits {
+                bytes += more;
+            }
+            fits
+        };
+        while let Some(change) = self.moves.front() {
+            let stale = self.meta(change.slot, &change.key).map(place::without_hits) != Some(moved_from(change));
+            // A change of a host that has its sequence number already must not be followed by the older value.
+            let overtaken = self.locks.contains_key(&(change.slot, change.key))
+                && self.stripes.iter().any(|stripe| {
+                    stripe.changes.iter().any(|(c, _)| (c.slot, c.key) == (change.slot, change.key))
+                });
+            if stale || overtaken {
+                self.moves.pop_front();
+                self.move_ended();
+                continue;
+            }
+            if !fits(change, batch.len()) {
+                return batch;
+            }
+            batch.extend(self.moves.pop_front());
+        }
+        let mut skipped = Vec::new();
+        while let Some(change) = self.changes.front() {
+            // Deletes make room, so they do not wait for it.
+            if hosts_wait && matches!(change.content, Content::Value(..)) {
+                skipped.extend(self.changes.pop_front());
+                continue;
+            }
+            if !fits(change, batch.len()) {
+                break;
+            }
+            batch.extend(self.changes.pop_front());
+        }
+        for change in skipped.into_iter().rev() {
+            self.changes.push_front(change);
+        }
+        batch
+    }
+
+    fn start_stripe(&mut self, batch: Vec<Change>) -> Result<(), Vec<Change>> {
+        let geometry = self.geometry();
+        let lens: Vec<Option<u32>> = batch.iter().map(Change::len).collect();
+        let layout = layout(&lens, geometry.k());
+        let for_host = batch.iter().any(|c| matches!((&c.origin, &c.content), (Origin::Host(..), Content::Value(..))));
+        if !self.make_room(1 + layout.rows, batch.len(), for_host) {
+            return Err(batch);
+        }
+        let Some(open) = &self.open else { return Err(batch) };
+        let (group, row) = (open.group, open.row);
+        let Some(built) = self.build_data(&batch, &layout, group, row) else { return Err(batch) };
+        let (built, entries) = built;
+        let media = batch.iter().any(|change| match change.origin {
+            Origin::Move(_) => true,
+            Origin::Host(..) => self.attached(change.slot).is_none_or(|a| a.durability == Durability::Media),
+        });
+        self.sequence += batch.len() as u64;
+        if let Some(state) = self.groups.get_mut(group as usize) {
+            if layout.rows > 0 {
+                state.stripes.push(StripeRef { row, rows: layout.rows, width: layout.width });
+            }
+            state.used = row + 1 + layout.rows;
+            state.entries += batch.len() as u32;
+        }
+        if let Some(open) = &mut self.open {
+            open.row += 1 + layout.rows;
+            open.entries.extend(&entries);
+        }
+        self.write(&built, batch.into_iter().zip(entries).collect(), media);
+        Ok(())
+    }
+
+    pub(super) fn header(&self, kind: StripeKind, group: u32, row: u32) -> StripeHeader {
+        let state = self.groups.get(group as usize).unwrap_or(&NONE);
+        StripeHeader {
+            kind,
+            width: 0,
+            shard: self.config.shard,
+            secret: self.config.secret,
+            group,
+            row,
+            incarnation: state.incarnation,
+            stripe: self.stripe + 1,
+            committed: self.committed,
+            rows: 0,
+            entries: 0,
+            stripes: 0,
+            used: 0,
+            opened: state.opened,
+            column_crc: [0; MAX_DATA + MAX_PARITY],
+        }
+    }
+
+    /// Builds a stripe of records; `None` if there is no memory for it now.
+    fn build_data(&self, batch: &[Change], layout: &Layout, group: u32, row: u32) -> Option<(Built, Vec<Entry>)> {
+        let geometry = self.geometry();
+        let mut header = self.header(StripeKind::Data, group, row);
+        header.rows = layout.rows;
+        header.width = layout.width;
+        header.entries = batch.len() as u32;
+        let context = RecordContext {
+            secret: self.config.secret,
+            shard: self.config.shard,
+            group,
+            incarnation: header.incarnation,
+        };
+        let place = |spot: Spot| match spot {
+            Spot::None => 0,
+            Spot::Header(byte) => {
+                let column = geometry.header_columns(row).next().unwrap_or(0);
+                geometry.location(column, row, byte)
+            }
+            Spot::Stream(at) => {
+                let page = (at / PAGE as u64) as u32;
+                let rows = layout.rows.max(1);
+                geometry.location((page / rows) as usize, row + 1 + page % rows, (at % PAGE as u64) as usize)
+            }
+        };
+        let mut packed = self.scratch.alloc(layout.packed)?;
+        packed.fill(0);
+        let mut body = vec![0; if layout.rows == 0 { StripeHeader::ROOM } else { 0 }];
+        let mut entries = Vec::with_capacity(batch.len());
+        let mut large = Vec::new();
+        for (n, (change, spot)) in batch.iter().zip(&layout.spots).enumerate() {
+            let (kind, value) = match &change.content {
+                Content::Value(value, _) => (EntryKind::Value, Some(value)),
+                Content::Tombstone => (EntryKind::Tombstone, None),
+            };
+            let mut entry = Entry {
+                key: change.key,
+                sequence: self.sequence + 1 + n as u64,
+                len: value.map_or(0, |value| value.len() as u32),
+                location: place(*spot),
+                crc: 0,
+                slot: change.slot,
+                generation: self.generation(change.slot),
+                kind,
+            };
+            let value_crc = value.map_or(0, |value| crc32c(value));
+            entry.crc = record_crc(value_crc, &context, &entry);
+            if let Some(value) = value {
+                match *spot {
+                    Spot::Header(byte) => put(&mut body, byte - HEADER_LEN, value, &entry)?,
+                    Spot::Stream(at) if value.len() < LARGE => put(&mut packed, at as usize, value, &entry)?,
+                    Spot::Stream(at) => large.push((at, self.large_record(value, &entry)?)),
+                    Spot::None => {}
+                }
+            }
+            entries.push(entry);
+        }
+        let mut bytes = Vec::with_capacity(entries.len() * ENTRY_LEN);
+        entries.iter().for_each(|entry| entry.encode(&mut bytes));
+        let target: &mut [u8] = if StripeHeader::entries_inline(header.entries) {
+            body.resize(body.len().max(bytes.len()), 0);
+            &mut body
+        } else {
+            &mut packed
+        };
+        target.get_mut(..bytes.len())?.copy_from_slice(&bytes);
+        let mut stream = Vec::with_capacity(1 + 3 * large.len());
+        let mut at = layout.packed as u64;
+        if layout.packed > 0 {
+            stream.push(Piece::Bytes(packed.freeze()));
+        }
+        for (start, [value, tail]) in large {
+            if start > at {
+                stream.push(Piece::Zeros(pages(start - at) as usize));
+            }
+            at = start + (value.len() + tail.len()) as u64;
+            stream.push(Piece::Bytes(value));
+            stream.push(Piece::Bytes(tail));
+        }
+        let built = build(&geometry, &self.code, &self.scratch, &self.zeros, header, &body, &stream)?;
+        Some((built, entries))
+    }
+
+    /// A large record: its whole pages from where they were received, and the rest with the trailer.
+    fn large_record(&self, value: &SharedBuf, entry: &Entry) -> Option<[SharedBuf; 2]> {
+        let whole = value.len() / PAGE * PAGE;
+        let mut tail = self.scratch.alloc(record_len(entry.len).next_multiple_of(PAGE) - whole)?;
+        tail.fill(0);
+        put(&mut tail, 0, value.get(whole..)?, &Entry { len: entry.len - whole as u32, ..*entry })?;
+        // `put` was told the length of the rest: the trailer's own field has the whole.
+        let at = trailer_at(entry.len) - whole;
+        tail.get_mut(at..at + TRAILER_LEN)?.copy_from_slice(zerocopy::IntoBytes::as_bytes(&entry.trailer()));
+        Some([value.slice(..whole)?, tail.freeze()])
+    }
+
+    /// Whether a stripe of `rows` rows with `entries` entries fits: in the open group, or in another that is opened for it.
+    fn make_room(&mut self, rows: u32, entries: usize, for_host: bool) -> bool {
+        let geometry = self.geometry();
+        if let Some(open) = &self.open {
+            let state = self.groups.get(open.group as usize).unwrap_or(&NONE);
+            let footer = footer_rows(&geometry, state.stripes.len() + 1, open.entries.len() + entries);
+            let fits = open.row + rows + footer <= geometry.segment_pages();
+            if fits && open.entries.len() + entries <= GROUP_ENTRIES {
+                return true;
+            }
+            if !self.seal_if_open() {
+                return false;
+            }
+        }
+        let free = self.free_groups();
+        if free == 0 || (for_host && free <= RESERVED_GROUPS) {
+            return false;
+        }
+        self.open_group(free <= RESERVED_GROUPS)
+    }
+
+    fn open_group(&mut self, reserve: bool) -> bool {
+        let count = self.groups.len() as u32;
+        let order = (0..count).map(|n| (self.next_group + n) % count.max(1));
+        let Some(group) = order.into_iter().find(|group| {
+            self.groups.get(*group as usize).is_some_and(|g| g.state == GroupState::Free && g.pins == 0)
+        }) else {
+            return false;
+        };
+        self.next_group = (group + 1) % count.max(1);
+        self.incarnation += 1;
+        if let Some(state) = self.groups.get_mut(group as usize) {
+            *state = Group {
+                state: GroupState::Open,
+                incarnation: self.incarnation,
+                opened: self.sequence + 1,
+                ..Group::FREE
+            };
+        }
+        self.open = Some(OpenGroup { group, row: 0, entries: Vec::new(), reserve });
+        true
+    }
+
+    /// Writes the footer of the open group, if there is one. False if that cannot be done now.
+    pub(super) fn seal_if_open(&mut self) -> bool {
+        let Some(open) = &self.open else {
+            self.seal_wanted = false;
+            return true;
+        };
+        if self.stripes.len() >= STRIPES_MAX {
+            return false;
+        }
+        if open.row == 0 {
+            // Nothing was written to it.
+            if let Some(state) = self.groups.get_mut(open.group as usize) {
+                *state = Group::FREE;
+            }
+            self.open = None;
+            self.seal_wanted = false;
+            return true;
+        }
+        let (group, entries) = (open.group, &open.entries);
+        let Some(built) = self.build_footer(group, entries) else { return false };
+        if let Some(state) = self.groups.get_mut(group as usize) {
+            state.state = GroupState::Sealed;
+            state.footer_rows = built.header.rows;
+        }
+        self.open = None;
+        self.seal_wanted = false;
+        self.write(&built, Vec::new(), true);
+        true
+    }
+
+    /// The footer of a group; `None` if there is no memory for it now.
+    pub(super) fn build_footer(&self, group: u32, entries: &[Entry]) -> Option<Built> {
+        let geometry = self.geometry();
+        let state = self.groups.get(group as usize)?;
+        let mut bytes = Vec::with_capacity(state.stripes.len() * 16 + entries.len() * ENTRY_LEN);
+        state.stripes.iter().for_each(|stripe| stripe.encode(&mut bytes));
+        entries.iter().for_each(|entry| entry.encode(&mut bytes));
+        let mut header = self.header(StripeKind::Footer, group, geometry.segment_pages() - 1);
+        let count = pages(bytes.len() as u64) as u32;
+        header.rows = count.div_ceil(geometry.k() as u32);
+        header.width = count.div_ceil(header.rows.max(1)) as u8;
+        header.entries = entries.len() as u32;
+        header.stripes = state.stripes.len() as u32;
+        header.used = state.used;
+        let stream = [Piece::Bytes(super::build::paged(&self.scratch, &bytes)?)];
+        build(&geometry, &self.code, &self.scratch, &self.zeros, header, &[], &stream)
+    }
+
+    /// Sends a stripe to the devices.
+    fn write(&mut self, built: &Built, changes: Vec<(Change, Entry)>, media: bool) {
+        let geometry = self.geometry();
+        let header = &built.header;
+        self.stripe += 1;
+        self.stats.stripes += 1;
+        debug_assert_eq!(header.stripe, self.stripe, "numbers are given in the order of writing");
+        let mut stripe = Stripe {
+            number: self.stripe,
+            group: header.group,
+            changes,
+            payload: 0,
+            headers: 0,
+            lost: 0,
+            writes: 0,
+            media,
+            marks: None,
+        };
+        for column in geometry.header_columns(header.row) {
+            stripe.headers |= 1 << column;
+        }
+        for (column, pieces) in built.columns.iter().enumerate() {
+            let member = geometry.member(header.group, column);
+            let mut bufs = pieces.clone();
+            let mut row = if header.kind == StripeKind::Footer { header.row - header.rows } else { header.row + 1 };
+            if !pieces.is_empty() {
+                stripe.payload |= 1 << column;
+            }
+            if stripe.headers & 1 << column != 0 {
+                if header.kind == StripeKind::Footer {
+                    bufs.push(built.header_page.clone());
+                    if pieces.is_empty() {
+                        row = header.row;
+                    }
+                } else {
+                    bufs.insert(0, built.header_page.clone());
+                    row = header.row;
+                }
+            }
+            if bufs.is_empty() {
+                continue;
+            }
+            if !self.is_trusted(member, header.group) {
+                stripe.lost |= 1 << column;
+                continue;
+            }
+            stripe.writes += 1;
+            let offset = geometry.offset(self.config.shard, header.group, column, row);
+            self.request(
+                Op::Stripe { number: stripe.number, column, member },
+                member,
+                DeviceOp::Write { offset, bufs },
+            );
+        }
+        self.stripes.push_back(stripe);
+    }
+
+    pub(super) fn stripe_written(&mut self, number: u64, column: usize, member: u16, result: io::Result<()>) {
+        if let Err(error) = &result {
+            self.fail_member(member, &format!("a write failed: {error}"));
+        } else {
+            self.write_completed(member);
+        }
+        if let Some(stripe) = self.stripes.iter_mut().find(|stripe| stripe.number == number) {
+            stripe.writes -= 1;
+            if result.is_err() {
+                stripe.lost |= 1 << column;
+            }
+        }
+    }
+
+    /// Acknowledges stripes that are durable, in order.
+    pub(super) fn finish_stripes(&mut self) {
+        self.flush_stripes();
+        while self.superblock_writer.is_settled() || self.read_only.is_some() {
+            let Some(stripe) = self.stripes.front() else { return };
+            let Some(marks) = &stripe.marks else { return };
+            let flushed = |(member, mark): &(u16, u64)| {
+                !self.is_trusted(*member, stripe.group)
+                    || self.members.get(usize::from(*member)).is_some_and(|m| m.flushed >= *mark)
+            };
+            if stripe.media && !marks.iter().all(flushed) {
+                return;
+            }
+            let Some(stripe) = self.stripes.pop_front() else { return };
+            self.end_stripe(stripe);
+        }
+    }
+
+    /// Asks for flushes for stripes whose writes have ended.
+    fn flush_stripes(&mut self) {
+        let geometry = self.geometry();
+        let mut wanted = Vec::new();
+        for stripe in self.stripes.iter_mut().filter(|stripe| stripe.writes == 0 && stripe.marks.is_none()) {
+            let columns = (0..geometry.width()).filter(|c| (stripe.payload | stripe.headers) & !stripe.lost & 1 << c != 0);
+            let marks: Vec<(u16, u64)> = columns
+                .map(|column| geometry.member(stripe.group, column))
+                .filter_map(|member| Some((member, self.members.get(usize::from(member))?.completed)))
+                .collect();
+            if stripe.media {
+                wanted.extend(&marks);
+            }
+            stripe.marks = Some(marks);
+        }
+        for (member, mark) in wanted {
+            self.want_flush(member, mark);
+        }
+    }
+
+    fn end_stripe(&mut self, stripe: Stripe) {
+        let geometry = self.geometry();
+        // A column on a device that failed meanwhile does not count, whatever its write said.
+        let mut lost = stripe.lost;
+        for column in 0..geometry.width() {
+            if !self.is_trusted(geometry.member(stripe.group, column), stripe.group) {
+                lost |= 1 << column;
+            }
+        }
+        let whole = (lost & stripe.payload).count_ones() as usize <= geometry.m() && stripe.headers & !lost != 0;
+        if whole && self.read_only.is_none() {
+            self.committed = stripe.number;
+            for (change, entry) in stripe.changes {
+                self.committed(change, &entry, stripe.group);
+            }
+        } else {
+            self.set_read_only("a stripe could not be written to enough devices".to_owned());
+            for (change, _) in stripe.changes {
+                self.failed(change, KvError::Unrecovered);
+            }
+        }
+    }
+}
+
+fn moved_from(change: &Change) -> crate::index::Meta {
+    match change.origin {
+        Origin::Move(from) => from,
+        Origin::Host(..) => place::pending(),
+    }
+}
+
+/// Puts a value and its trailer at `at`.
+fn put(target: &mut [u8], at: usize, value: &[u8], entry: &Entry) -> Option<()> {
+    target.get_mut(at..at + value.len())?.copy_from_slice(value);
+    let trailer = at + trailer_at(entry.len);
+    target.get_mut(trailer..trailer + TRAILER_LEN)?.copy_from_slice(zerocopy::IntoBytes::as_bytes(&entry.trailer()));
+    Some(())
+}

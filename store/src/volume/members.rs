@@ -1,0 +1,242 @@
+//! The devices of a volume: which of them count, what they have flushed, and the superblock that says so.
+
+use std::io;
+
+use kvof_io::SharedBuf;
+use kvof_kv::KvOutcome;
+
+use super::{Op, Volume, build::paged, rebuild::Rebuild};
+use crate::{
+    device::DeviceOp,
+    format::{MemberState, Uuid},
+};
+
+/// What a device has done.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MemberRuntime {
+    /// Writes that were answered.
+    pub(super) completed: u64,
+    /// Writes up to this count survive a loss of power.
+    pub(super) flushed: u64,
+    /// The flush in flight makes these writes survive.
+    flushing: Option<u64>,
+    /// Writes up to this count are to be flushed.
+    wanted: u64,
+    /// While it is being filled again: groups below this are complete. (The superblock may say fewer.)
+    pub(super) rebuilt: u32,
+}
+
+/// The superblock on its way to the devices.
+#[derive(Debug, Default)]
+pub(super) struct SuperblockWriter {
+    /// The superblock was changed since it was last written.
+    pub(super) dirty: bool,
+    /// Operations in flight.
+    left: usize,
+}
+
+impl SuperblockWriter {
+    /// Whether what the superblock says is durable.
+    pub(super) const fn is_settled(&self) -> bool {
+        !self.dirty && self.left == 0
+    }
+}
+
+impl Volume {
+    fn state(&self, member: u16) -> MemberState {
+        self.superblock.members.get(usize::from(member)).map_or(MemberState::Failed, |member| member.state)
+    }
+
+    /// Whether what a device has of a group counts.
+    pub(super) fn is_trusted(&self, member: u16, group: u32) -> bool {
+        match self.state(member) {
+            MemberState::Live => true,
+            MemberState::Failed => false,
+            MemberState::Rebuilding { .. } => {
+                let since = self.superblock.members.get(usize::from(member)).map_or(u64::MAX, |member| member.since);
+                let rebuilt = self.members.get(usize::from(member)).map_or(0, |member| member.rebuilt);
+                group < rebuilt || self.groups.get(group as usize).is_some_and(|group| group.incarnation >= since)
+            }
+        }
+    }
+
+    /// Takes a device out: it was pulled, or an operator or the system knows that it does not work. What is on it does not
+    /// count any more.
+    pub fn device_failed(&mut self, member: u16, why: &str) {
+        self.fail_member(member, why);
+        self.pump();
+    }
+
+    pub(super) fn fail_member(&mut self, member: u16, why: &str) {
+        let Some(state) = self.superblock.members.get_mut(usize::from(member)) else { return };
+        if state.state == MemberState::Failed {
+            return;
+        }
+        tracing::error!(shard = self.config.shard, member, why, "device failed");
+        state.state = MemberState::Failed;
+        self.superblock_writer.dirty = true;
+        if self.rebuild.as_ref().is_some_and(|rebuild| rebuild.member == member) {
+            self.rebuild = None;
+        }
+        let failed = self.superblock.members.iter().filter(|member| member.state == MemberState::Failed).count();
+        if failed > self.geometry().m() {
+            self.set_read_only(format!("{failed} devices failed, more than the parity allows; the last: member {member}: {why}"));
+        }
+    }
+
+    /// A failed device is there again, or another one has taken its place. It is filled in the background; until then what
+    /// it has counts group by group. No effect on a device that has not failed.
+    pub fn device_returned(&mut self, member: u16, device: Uuid) {
+        let since = self.incarnation + 1;
+        let Some(state) = self.superblock.members.get_mut(usize::from(member)) else { return };
+        if state.state != MemberState::Failed || self.read_only.is_some() {
+            return;
+        }
+        tracing::info!(shard = self.config.shard, member, "device returned: it is being filled again");
+        state.device = device;
+        state.state = MemberState::Rebuilding { rebuilt: 0 };
+        state.since = since;
+        if let Some(runtime) = self.members.get_mut(usize::from(member)) {
+            runtime.rebuilt = 0;
+        }
+        // The groups that are opened from now on are complete on it.
+        self.seal_wanted = self.open.is_some();
+        self.superblock_writer.dirty = true;
+        self.pump();
+    }
+
+    /// The next device to fill, if none is being filled.
+    pub(super) fn next_rebuild(&mut self) {
+        if self.rebuild.is_some() || self.draining || self.read_only.is_some() {
+            return;
+        }
+        let rebuilding = |state| matches!(state, MemberState::Rebuilding { .. });
+        let Some(member) = self.superblock.members.iter().position(|member| rebuilding(member.state)) else { return };
+        let from = self.members.get(member).map_or(0, |member| member.rebuilt);
+        self.rebuild = Some(Rebuild::new(member as u16, from, self.now));
+    }
+
+    pub(super) fn write_completed(&mut self, member: u16) {
+        if let Some(state) = self.members.get_mut(usize::from(member)) {
+            state.completed += 1;
+        }
+    }
+
+    pub(super) fn want_flush(&mut self, member: u16, mark: u64) {
+        if let Some(state) = self.members.get_mut(usize::from(member)) {
+            state.wanted = state.wanted.max(mark);
+        }
+    }
+
+    pub(super) fn is_flushed(&self, member: u16, mark: u64) -> bool {
+        self.members.get(usize::from(member)).is_none_or(|state| state.flushed >= mark)
+    }
+
+    /// Starts flushes and writes the superblock.
+    pub(super) fn pump_members(&mut self) {
+        for member in 0..self.members.len() as u16 {
+            if self.state(member) == MemberState::Failed {
+                continue;
+            }
+            let Some(state) = self.members.get_mut(usize::from(member)) else { continue };
+            if state.flushing.is_none() && state.wanted > state.flushed {
+                state.flushing = Some(state.completed);
+                self.request(Op::Flush { member }, member, DeviceOp::Flush);
+            }
+        }
+        if self.superblock_writer.dirty && self.superblock_writer.left == 0 {
+            self.write_superblock();
+        }
+    }
+
+    pub(super) fn flushed(&mut self, member: u16, result: io::Result<()>) {
+        let Some(state) = self.members.get_mut(usize::from(member)) else { return };
+        let Some(mark) = state.flushing.take() else { return };
+        match result {
+            Ok(()) => state.flushed = state.flushed.max(mark),
+            Err(error) => self.fail_member(member, &format!("a flush failed: {error}")),
+        }
+    }
+
+    /// Answers Flush commands whose marks have been reached.
+    pub(super) fn pump_flushes(&mut self) {
+        if self.flushes.is_empty() {
+            return;
+        }
+        let mut waiting = Vec::new();
+        for (id, marks) in std::mem::take(&mut self.flushes) {
+            let open: Vec<(u16, u64)> = marks
+                .into_iter()
+                .filter(|(member, mark)| self.state(*member) != MemberState::Failed && !self.is_flushed(*member, *mark))
+                .collect();
+            if open.is_empty() && self.read_only.is_some() {
+                self.done.push_back((id, Err(kvof_kv::KvError::Unrecovered)));
+            } else if open.is_empty() && self.superblock_writer.is_settled() {
+                self.done.push_back((id, Ok(KvOutcome::Stored)));
+            } else {
+                for (member, mark) in &open {
+                    self.want_flush(*member, *mark);
+                }
+                waiting.push((id, open));
+            }
+        }
+        self.flushes = waiting;
+        for member in 0..self.members.len() as u16 {
+            let Some(state) = self.members.get_mut(usize::from(member)) else { continue };
+            if state.flushing.is_none()
+                && state.wanted > state.flushed
+                && self.state(member) != MemberState::Failed
+                && let Some(state) = self.members.get_mut(usize::from(member))
+            {
+                state.flushing = Some(state.completed);
+                self.request(Op::Flush { member }, member, DeviceOp::Flush);
+            }
+        }
+    }
+
+    fn present(&self) -> Vec<u16> {
+        (0..self.superblock.members.len() as u16).filter(|member| self.state(*member) != MemberState::Failed).collect()
+    }
+
+    fn write_superblock(&mut self) {
+        let geometry = self.geometry();
+        self.superblock.epoch += 1;
+        let Some(page) = paged(&self.scratch, &self.superblock.encode()) else {
+            // No memory now: a completion gives the next try.
+            self.superblock.epoch -= 1;
+            return;
+        };
+        self.superblock_writer.dirty = false;
+        let present = self.present();
+        if present.is_empty() {
+            self.set_read_only("no device is left".to_owned());
+        }
+        for member in present {
+            self.superblock_writer.left += 1;
+            let offset = geometry.superblock(self.config.shard, self.superblock.slot());
+            let bufs: Vec<SharedBuf> = vec![page.clone()];
+            self.request(Op::Superblock { member }, member, DeviceOp::Write { offset, bufs });
+        }
+    }
+
+    pub(super) fn superblock_written(&mut self, member: u16, result: io::Result<()>) {
+        self.superblock_writer.left -= 1;
+        match result {
+            Ok(()) => self.write_completed(member),
+            Err(error) => self.fail_member(member, &format!("the superblock could not be written: {error}")),
+        }
+        if self.superblock_writer.left == 0 {
+            for member in self.present() {
+                self.superblock_writer.left += 1;
+                self.request(Op::SuperblockFlush { member }, member, DeviceOp::Flush);
+            }
+        }
+    }
+
+    pub(super) fn superblock_flushed(&mut self, member: u16, result: io::Result<()>) {
+        self.superblock_writer.left -= 1;
+        if let Err(error) = result {
+            self.fail_member(member, &format!("the superblock could not be flushed: {error}"));
+        }
+    }
+}
