@@ -2,6 +2,7 @@
 
 mod bench;
 mod ioctl;
+mod kept;
 mod loop_io;
 mod max_value;
 mod pattern;
@@ -77,6 +78,28 @@ enum Action {
         #[arg(long)]
         durable: bool,
     },
+    /// Store values that stay.
+    Keep {
+        /// The namespace's node, /dev/ngXnY.
+        device: PathBuf,
+        /// How many.
+        #[arg(long, default_value_t = 64)]
+        keys: u64,
+        /// Bytes of each.
+        #[arg(long, default_value_t = 60_000)]
+        size: usize,
+    },
+    /// Retrieve what `keep` has stored; a line of JSON that counts right values, wrong ones and statuses, exit code 1 for a wrong one.
+    Kept {
+        /// The namespace's node, /dev/ngXnY.
+        device: PathBuf,
+        /// How many.
+        #[arg(long, default_value_t = 64)]
+        keys: u64,
+        /// Bytes of each.
+        #[arg(long, default_value_t = 60_000)]
+        size: usize,
+    },
     /// Values of every size up to the largest that the path lets through, and one byte more.
     MaxValue {
         /// The namespace's node, /dev/ngXnY.
@@ -131,6 +154,15 @@ fn run(action: Action) -> Result<bool> {
             let report = loop_io::run(&KernelPort::open(&device)?, &options)?;
             println!("{}", report.json());
             report.ok()
+        }
+        Action::Keep { device, keys, size } => {
+            kept::store(&KernelPort::open(&device)?, kept::Options { keys, size })?;
+            true
+        }
+        Action::Kept { device, keys, size } => {
+            let report = kept::check(&KernelPort::open(&device)?, kept::Options { keys, size })?;
+            println!("{}", report.json());
+            report.wrong == 0
         }
         Action::MaxValue { device } => {
             let port = KernelPort::open(&device)?;
