@@ -7,6 +7,7 @@ mod blocking;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -81,7 +82,7 @@ impl DiskFile {
     pub fn open(path: impl AsRef<Path>, options: DiskOpenOptions) -> Result<Self, DiskError> {
         let path = path.as_ref();
         let failed = |what| move |e: Errno| DiskError::Io { path: path.to_owned(), what, source: e.into() };
-        let (fd, direct) = open_fd(path, options).map_err(|e| match e {
+        let (fd, direct) = patiently(Errno::BUSY, || open_fd(path, options)).map_err(|e| match e {
             // The kernel's own claim on a block device: mounted, part of an array, or claimed by another process.
             Errno::BUSY => DiskError::InUse { path: path.to_owned() },
             e => failed("open")(e),
@@ -97,7 +98,7 @@ impl DiskFile {
         } else {
             FlockOperation::NonBlockingLockExclusive
         };
-        rustix::fs::flock(&fd, lock).map_err(|e| match e {
+        patiently(Errno::WOULDBLOCK, || rustix::fs::flock(&fd, lock)).map_err(|e| match e {
             Errno::WOULDBLOCK => DiskError::InUse { path: path.to_owned() },
             e => failed("lock")(e),
         })?;
@@ -160,6 +161,21 @@ impl DiskFile {
 impl AsFd for DiskFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// How long a file that is in use is waited for. When a process is killed, the kernel takes a moment to end the requests of its
+/// ring, and with them its hold on the file: whoever starts it again at once must not be told that it still runs.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1500 });
+
+/// Tries again while the answer is `busy`, for as long as [`PATIENCE`] lasts.
+fn patiently<T>(busy: Errno, mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if error == busy && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            other => return other,
+        }
     }
 }
 
@@ -269,6 +285,19 @@ mod tests {
         assert!(matches!(DiskFile::open(&path, NEW), Err(DiskError::InUse { .. })));
         drop((first, second));
         DiskFile::open(&path, NEW).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_let_go_soon_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let first = DiskFile::open(&path, NEW).unwrap();
+        let owner = std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE / 3);
+            drop(first);
+        });
+        DiskFile::open(&path, NEW).unwrap();
+        owner.join().unwrap();
     }
 
     #[test]
