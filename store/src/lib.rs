@@ -14,6 +14,7 @@ pub mod ec;
 pub mod format;
 pub mod geometry;
 pub mod index;
+pub mod pool;
 pub mod tier;
 pub mod usage;
 pub mod volume;
