@@ -3,9 +3,9 @@
 //! (figures follow)
 
 mod page;
-mod tree;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use kvof_kv::Key;
 use thiserror::Error;
@@ -168,10 +168,11 @@ impl<const L: usize, const F: usize, const W: usize> Map<L, F, W> {
             let start = if len == from { short_start } else { 0 };
             tree.range(start).filter_map(move |(word, meta)| Some((short_key(len, word)?, meta)))
         });
-        let long = (SHORT + 1..).zip(&self.long).skip_while(move |(len, _)| *len < from).flat_map(move |(len, tree)| {
-            let start = if len == from { long_start } else { 0 };
-            tree.range(start).filter_map(move |(word, meta)| Some((long_key(len, word)?, meta)))
-        });
+        let long =
+            (SHORT + 1..).zip(&self.long).skip_while(move |(len, _)| *len < from).flat_map(move |(len, tree)| {
+                let start = if len == from { long_start } else { 0 };
+                tree.range(start).filter_map(move |(word, meta)| Some((long_key(len, word)?, meta)))
+            });
         short.chain(long)
     }
 

@@ -2,17 +2,48 @@
 
 /// A key of a tree as a number whose order is the order of the keys.
 pub(super) trait Word: Copy + Ord {
+    /// The least word.
+    const MIN: Self;
     /// The greatest word.
     const MAX: Self;
+
+    /// Where this word lies between `low` and `high`: from 0, at `low`, to `whole`, at `high`. The 32 upper bits of the
+    /// difference decide, since they are cheap to divide. Any number if this word does not lie there.
+    fn scale(self, low: Self, high: Self, whole: usize) -> usize;
+}
+
+/// `part` of `all` parts of `whole`.
+#[inline]
+fn scale(part: u32, all: u32, whole: usize) -> usize {
+    (u64::from(part) * whole as u64 / u64::from(all.max(1))) as usize
 }
 
 impl Word for u64 {
+    const MIN: Self = 0;
     const MAX: Self = Self::MAX;
+
+    #[inline]
+    fn scale(self, low: Self, high: Self, whole: usize) -> usize {
+        let all = high.wrapping_sub(low);
+        let shift = 32_u32.saturating_sub(all.leading_zeros());
+        scale((self.wrapping_sub(low) >> shift) as u32, (all >> shift) as u32, whole)
+    }
 }
 
 impl Word for u128 {
+    const MIN: Self = 0;
     const MAX: Self = Self::MAX;
+
+    #[inline]
+    fn scale(self, low: Self, high: Self, whole: usize) -> usize {
+        let all = high.wrapping_sub(low);
+        let shift = 96_u32.saturating_sub(all.leading_zeros());
+        scale((self.wrapping_sub(low) >> shift) as u32, (all >> shift) as u32, whole)
+    }
 }
+
+/// How many keys around the place where a key is guessed are looked at in one go.
+const NEAR: usize = 16;
 
 /// Up to `N` entries in ascending order of their keys. Keys and values lie apart, so that a search touches keys only.
 ///
@@ -81,11 +112,43 @@ impl<K: Word, V: Default, const N: usize> Page<K, V, N> {
         start + self.keys[start..start + Self::STEP].iter().map(|k| usize::from(*k < key)).sum::<usize>()
     }
 
+    /// [`Self::lower_bound`] of a page with `len` entries whose keys are above `low` and not above `high`. If they are not,
+    /// the answer is right all the same.
+    ///
+    /// Keys that are spread evenly, as hashes and numbers are, lie about where their value says: one wait for a few
+    /// neighbouring lines of memory instead of two for three times as many.
+    #[inline]
+    fn lower_bound_near(&self, key: K, (low, high, len): (K, K, usize)) -> usize {
+        if N > 2 * NEAR {
+            // The multiple of four keeps the window to as few lines of memory as can be.
+            let guess = key.scale(low, high, len);
+            let start = (guess.saturating_sub(NEAR / 2 - 2) & !3).min(N - NEAR);
+            let below = self.keys[start..start + NEAR].iter().map(|k| usize::from(*k < key)).sum::<usize>();
+            if (below > 0 || start == 0) && (below < NEAR || start + NEAR == N) {
+                return start + below;
+            }
+        }
+        self.lower_bound(key)
+    }
+
+    /// The slot of `key`, or else the slot where it would be inserted; `range` as for [`Self::lower_bound_near`].
+    #[inline]
+    pub(super) fn find_near(&self, key: K, range: (K, K, usize)) -> Result<usize, usize> {
+        let at = self.lower_bound_near(key, range);
+        if at < N && self.keys[at] == key && at < self.len { Ok(at) } else { Err(at) }
+    }
+
     /// The slot of `key`, or else the slot where it would be inserted.
     #[inline]
     pub(super) fn find(&self, key: K) -> Result<usize, usize> {
         let at = self.lower_bound(key);
         if at < self.len && self.keys[at] == key { Ok(at) } else { Err(at) }
+    }
+
+    /// The keys of child `at`: above the first bound, not above the second. `low` is the first bound of the page itself.
+    #[inline]
+    pub(super) fn bounds(&self, at: usize, low: K) -> (K, K) {
+        (if at > 0 { self.keys[at - 1] } else { low }, self.keys[at])
     }
 
     /// Puts an entry into slot `at` of a page that is not full.
@@ -157,6 +220,8 @@ impl<K: Word, V: Default, const N: usize> Page<K, V, N> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -180,6 +245,25 @@ mod tests {
         check::<8>();
         check::<64>();
         check::<128>();
+    }
+
+    proptest! {
+        #[test]
+        fn a_guess_never_changes_the_answer(
+            keys in proptest::collection::btree_set(prop_oneof![any::<u128>(), 0u128..1000, (u128::MAX - 99)..], 0..=128),
+            probes in proptest::collection::vec(prop_oneof![any::<u128>(), 0u128..1000, (u128::MAX - 99)..], 0..64),
+            (low, high, len) in (any::<u128>(), any::<u128>(), 0usize..200),
+        ) {
+            let mut page = Page::<u128, u64, 128>::new();
+            keys.iter().enumerate().for_each(|(at, key)| page.insert(at, *key, 0));
+            let within = (0, keys.last().copied().unwrap_or(u128::MAX), keys.len());
+            for probe in probes.iter().chain(&keys) {
+                for range in [within, (low, high, len), (*probe, *probe, 128)] {
+                    prop_assert_eq!(page.lower_bound_near(*probe, range), page.lower_bound(*probe));
+                    prop_assert_eq!(page.find_near(*probe, range).is_ok(), keys.contains(probe));
+                }
+            }
+        }
     }
 
     #[test]

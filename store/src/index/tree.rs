@@ -19,7 +19,8 @@ pub(super) type Inner<K, const L: usize, const F: usize> = Page<K, Kid<K, L, F>,
 pub(super) enum Kid<K, const L: usize, const F: usize> {
     #[default]
     None,
-    Leaf(Box<Leaf<K, L>>),
+    /// A leaf, and how many keys it has: to know this without waiting for the leaf's memory makes a search faster.
+    Leaf(Box<Leaf<K, L>>, u16),
     Inner(Box<Inner<K, L, F>>),
 }
 
@@ -65,19 +66,24 @@ const fn plan(total: usize, w: usize, slots: usize) -> usize {
 
 /// Where a page is in its tree.
 #[derive(Clone, Copy)]
-struct Edges {
+struct Place<K> {
     first: bool,
     last: bool,
+    /// The bounds of the keys that belong here: above the one, not above the other.
+    low: K,
+    high: K,
 }
 
-impl Edges {
-    const ROOT: Self = Self { first: true, last: true };
+impl<K: Word> Place<K> {
+    const ROOT: Self = Self { first: true, last: true, low: K::MIN, high: K::MAX };
 
-    fn of_child(self, at: usize, children: usize) -> Self {
-        Self { first: self.first && at == 0, last: self.last && at + 1 == children }
+    /// The place of child `at` of `page`, which is here.
+    fn of_child<V: Default, const N: usize>(self, page: &Page<K, V, N>, at: usize) -> Self {
+        let (low, high) = page.bounds(at, self.low);
+        Self { first: self.first && at == 0, last: self.last && at + 1 == page.len(), low, high }
     }
 
-    fn any(self) -> bool {
+    fn is_end(self) -> bool {
         self.first || self.last
     }
 }
@@ -99,13 +105,18 @@ impl<K: Word, const L: usize, const F: usize> Kid<K, L, F> {
     fn len(&self) -> usize {
         match self {
             Self::None => 0,
-            Self::Leaf(page) => page.len(),
+            Self::Leaf(_, len) => usize::from(*len),
             Self::Inner(page) => page.len(),
         }
     }
 
+    fn leaf(page: Box<Leaf<K, L>>) -> Self {
+        let len = page.len() as u16;
+        Self::Leaf(page, len)
+    }
+
     fn into_leaf(self) -> Option<Box<Leaf<K, L>>> {
-        if let Self::Leaf(page) = self { Some(page) } else { None }
+        if let Self::Leaf(page, _) = self { Some(page) } else { None }
     }
 
     fn into_inner(self) -> Option<Box<Inner<K, L, F>>> {
@@ -115,28 +126,40 @@ impl<K: Word, const L: usize, const F: usize> Kid<K, L, F> {
 
 impl<K: Word, const L: usize, const F: usize, const W: usize> Tree<K, L, F, W> {
     /// Inner pages must always have enough children for a full window.
-    const CHECKED: () = assert!(floor(F, 2) >= W && W >= 2 && floor(L, 2) >= 1, "pages are too small for the window");
+    const CHECKED: () = assert!(
+        floor(F, 2) >= W && W >= 2 && floor(L, 2) >= 1 && L <= u16::MAX as usize,
+        "pages are too small for the window"
+    );
 
     pub(super) fn get(&self, key: K) -> Option<Meta> {
-        let mut kid = &self.root;
+        let (mut kid, mut low, mut high) = (&self.root, K::MIN, K::MAX);
         loop {
             match kid {
-                Kid::Inner(page) => kid = page.value(page.lower_bound(key)),
-                Kid::Leaf(page) => return page.find(key).ok().map(|at| *page.value(at)),
+                Kid::Inner(page) => {
+                    let at = page.lower_bound(key);
+                    (low, high) = page.bounds(at, low);
+                    kid = page.value(at);
+                }
+                Kid::Leaf(page, len) => {
+                    return page.find_near(key, (low, high, usize::from(*len))).ok().map(|at| *page.value(at));
+                }
                 Kid::None => return None,
             }
         }
     }
 
     pub(super) fn get_mut(&mut self, key: K) -> Option<&mut Meta> {
-        let mut kid = &mut self.root;
+        let (mut kid, mut low, mut high) = (&mut self.root, K::MIN, K::MAX);
         loop {
             match kid {
                 Kid::Inner(page) => {
                     let at = page.lower_bound(key);
+                    (low, high) = page.bounds(at, low);
                     kid = page.value_mut(at);
                 }
-                Kid::Leaf(page) => return page.find(key).ok().map(|at| page.value_mut(at)),
+                Kid::Leaf(page, len) => {
+                    return page.find_near(key, (low, high, usize::from(*len))).ok().map(|at| page.value_mut(at));
+                }
                 Kid::None => return None,
             }
         }
@@ -155,19 +178,20 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Tree<K, L, F, W> {
                         return Err(());
                     }
                     budget.take(Leaf::<K, L>::BYTES);
-                    self.root = Kid::Leaf(Page::new());
+                    self.root = Kid::Leaf(Page::new(), 0);
                     self.height = 0;
                 }
-                Kid::Leaf(page) => match page.find(key) {
+                Kid::Leaf(page, len) => match page.find(key) {
                     Ok(at) => return Ok(Some(core::mem::replace(page.value_mut(at), meta))),
                     Err(at) if page.len() < L => {
                         page.insert(at, key, meta);
+                        *len += 1;
                         return Ok(None);
                     }
                     Err(_) if can_grow => self.raise(budget),
                     Err(_) => return Err(()),
                 },
-                Kid::Inner(page) => match Below::<K, L, F, W>::insert(page, key, meta, Edges::ROOT, can_grow, budget) {
+                Kid::Inner(page) => match Below::<K, L, F, W>::insert(page, key, meta, Place::ROOT, can_grow, budget) {
                     Ok(old) => {
                         self.lower(budget);
                         return Ok(old);
@@ -182,16 +206,17 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Tree<K, L, F, W> {
     pub(super) fn remove(&mut self, key: K, budget: &mut Budget) -> Option<Meta> {
         match &mut self.root {
             Kid::None => None,
-            Kid::Leaf(page) => {
+            Kid::Leaf(page, len) => {
                 let meta = page.remove(page.find(key).ok()?);
-                if page.len() == 0 {
+                *len -= 1;
+                if *len == 0 {
                     self.root = Kid::None;
                     budget.give(Leaf::<K, L>::BYTES);
                 }
                 Some(meta)
             }
             Kid::Inner(page) => {
-                let meta = Below::<K, L, F, W>::remove(page, key, Edges::ROOT, budget)?;
+                let meta = Below::<K, L, F, W>::remove(page, key, Place::ROOT, budget)?;
                 self.lower(budget);
                 Some(meta)
             }
@@ -245,7 +270,7 @@ impl<'a, K: Word, const L: usize, const F: usize> Range<'a, K, L, F> {
             self.path.push((page, at + 1));
             kid = page.value(at);
         }
-        if let Kid::Leaf(page) = kid {
+        if let Kid::Leaf(page, _) = kid {
             self.leaf = Some((page, page.lower_bound(start)));
         }
     }
@@ -255,7 +280,7 @@ impl<'a, K: Word, const L: usize, const F: usize> Range<'a, K, L, F> {
             self.path.push((page, 1));
             kid = page.value(0);
         }
-        if let Kid::Leaf(page) = kid {
+        if let Kid::Leaf(page, _) = kid {
             self.leaf = Some((page, 0));
         }
     }
@@ -291,28 +316,29 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Below<K, L, F, W> 
         page: &mut Inner<K, L, F>,
         key: K,
         meta: Meta,
-        edges: Edges,
+        place: Place<K>,
         can_grow: bool,
         budget: &mut Budget,
     ) -> Result<Option<Meta>, Block> {
         loop {
             let at = page.lower_bound(key);
-            let child_edges = edges.of_child(at, page.len());
+            let below = place.of_child(page, at);
             match page.value_mut(at) {
-                Kid::Leaf(leaf) => {
-                    return match leaf.find(key) {
+                Kid::Leaf(leaf, len) => {
+                    return match leaf.find_near(key, (below.low, below.high, usize::from(*len))) {
                         Ok(slot) => Ok(Some(core::mem::replace(leaf.value_mut(slot), meta))),
                         Err(slot) if leaf.len() < L => {
                             leaf.insert(slot, key, meta);
+                            *len += 1;
                             Ok(None)
                         }
                         Err(slot) => {
-                            let outside = (child_edges.last && slot == L, child_edges.first && slot == 0);
+                            let outside = (below.last && slot == L, below.first && slot == 0);
                             Self::insert_full(page, at, key, meta, outside, can_grow, budget).map(|()| None)
                         }
                     };
                 }
-                Kid::Inner(inner) => match Self::insert(inner, key, meta, child_edges, can_grow, budget) {
+                Kid::Inner(inner) => match Self::insert(inner, key, meta, below, can_grow, budget) {
                     Err(Block::Crowded) => {
                         let (from, w, total) = Self::window(page, at);
                         let count = plan(total + 1, w, F);
@@ -362,31 +388,33 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Below<K, L, F, W> 
                     let bound = page.keys()[at];
                     let last = Self::greatest(page.value(at)).unwrap_or(bound);
                     page.set_key(at, last);
-                    page.insert(at + 1, bound, Kid::Leaf(leaf));
+                    page.insert(at + 1, bound, Kid::leaf(leaf));
                 } else {
-                    page.insert(at, key, Kid::Leaf(leaf));
+                    page.insert(at, key, Kid::leaf(leaf));
                 }
                 return Ok(());
             }
         }
-        Self::spread(page, from, w, count, Some((key, meta)), Kid::into_leaf, Kid::Leaf, budget);
+        Self::spread(page, from, w, count, Some((key, meta)), Kid::into_leaf, Kid::leaf, budget);
         Ok(())
     }
 
-    fn remove(page: &mut Inner<K, L, F>, key: K, edges: Edges, budget: &mut Budget) -> Option<Meta> {
+    fn remove(page: &mut Inner<K, L, F>, key: K, place: Place<K>, budget: &mut Budget) -> Option<Meta> {
         let at = page.lower_bound(key);
-        let child_edges = edges.of_child(at, page.len());
+        let below = place.of_child(page, at);
         match page.value_mut(at) {
-            Kid::Leaf(leaf) => {
-                let meta = leaf.remove(leaf.find(key).ok()?);
+            Kid::Leaf(leaf, len) => {
+                let slot = leaf.find_near(key, (below.low, below.high, usize::from(*len))).ok()?;
+                let meta = leaf.remove(slot);
+                *len -= 1;
                 let len = leaf.len();
                 if len < floor(L, page.len().min(W)) {
-                    Self::mend_leaf(page, at, len, child_edges, budget);
+                    Self::mend_leaf(page, at, len, below, budget);
                 }
                 Some(meta)
             }
             Kid::Inner(inner) => {
-                let meta = Self::remove(inner, key, child_edges, budget)?;
+                let meta = Self::remove(inner, key, below, budget)?;
                 Self::mend_inner(page, at, budget);
                 Some(meta)
             }
@@ -395,7 +423,7 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Below<K, L, F, W> 
     }
 
     /// Brings leaf `at` with its `len` keys above its floor again.
-    fn mend_leaf(page: &mut Inner<K, L, F>, at: usize, len: usize, edges: Edges, budget: &mut Budget) {
+    fn mend_leaf(page: &mut Inner<K, L, F>, at: usize, len: usize, place: Place<K>, budget: &mut Budget) {
         if len == 0 {
             let bound = page.keys()[at];
             if at + 1 == page.len() && at > 0 {
@@ -408,8 +436,8 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Below<K, L, F, W> 
         let (from, w, total) = Self::window(page, at);
         let count = plan(total, w, L).min(w);
         // At the ends of the tree a leaf may run empty as its keys are deleted in order: its neighbours stay full.
-        if count < w || !edges.any() {
-            Self::spread(page, from, w, count, None, Kid::into_leaf, Kid::Leaf, budget);
+        if count < w || !place.is_end() {
+            Self::spread(page, from, w, count, None, Kid::into_leaf, Kid::leaf, budget);
         }
     }
 
@@ -433,7 +461,7 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Below<K, L, F, W> 
     fn greatest(kid: &Kid<K, L, F>) -> Option<K> {
         match kid {
             Kid::None => None,
-            Kid::Leaf(page) => page.keys().last().copied(),
+            Kid::Leaf(page, _) => page.keys().last().copied(),
             Kid::Inner(page) => page.keys().last().copied(),
         }
     }

@@ -7,7 +7,7 @@ const KEYS: u64 = 1_000_000;
 /// A key of 16 bytes without any order.
 fn scattered(random: &mut Random) -> Key {
     let (high, low) = (u128::from(random.next()), u128::from(random.next()));
-    Key::new(&(high << 64 | low).to_be_bytes()).unwrap()
+    Key::new(&((high << 64) | low).to_be_bytes()).unwrap()
 }
 
 fn index_of(keys: impl Iterator<Item = Key>) -> Index {
@@ -32,17 +32,20 @@ fn scattered_keys() {
     let mut random = Random(1);
     report("scattered, 16 bytes", &index_of((0..KEYS).map(|_| scattered(&mut random))));
     report("scattered, 8 bytes", &index_of((0..KEYS).map(|_| key(8, random.next()))));
-    report("any length", &index_of((0..KEYS).map(|i| key(4 + (i % 13) as usize, random.next())).filter({
-        let mut seen = std::collections::HashSet::new();
-        move |key| seen.insert(*key)
-    })));
+    report(
+        "any length",
+        &index_of((0..KEYS).map(|i| key(4 + (i % 13) as usize, random.next())).filter({
+            let mut seen = std::collections::HashSet::new();
+            move |key| seen.insert(*key)
+        })),
+    );
 }
 
 #[test]
 fn keys_in_order_leave_full_leaves() {
     assert!(report("ascending", &index_of((0..KEYS).map(|i| key(16, i)))) < 25.0);
     assert!(report("descending", &index_of((0..KEYS).rev().map(|i| key(16, i)))) < 25.0);
-    report("64 streams", &index_of((0..KEYS).map(|i| key(16, (i % 64) << 32 | i / 64))));
+    report("64 streams", &index_of((0..KEYS).map(|i| key(16, ((i % 64) << 32) | (i / 64)))));
     let loaded = Index::load(u64::MAX, (0..KEYS).map(|i| (key(16, i), Meta(i)))).unwrap();
     assert!(report("loaded", &loaded) < 25.0);
 }
@@ -78,7 +81,8 @@ fn churn() {
 }
 
 /// What a full index can lack of a key for each 32 bytes: the ends of the tree, and the pages of one split.
-const SLACK: u64 = 6 * Page::<u128, Meta, LEAF>::BYTES + 4 * Inner::<u128, LEAF, FAN>::BYTES + size_of::<Index>() as u64;
+const SLACK: u64 =
+    6 * Page::<u128, Meta, LEAF>::BYTES + 4 * Inner::<u128, LEAF, FAN>::BYTES + size_of::<Index>() as u64;
 
 fn fill(limit: u64, what: &str, mut next: impl FnMut(u64) -> Key) {
     let mut index = Index::new(limit);
@@ -128,7 +132,7 @@ fn full_is_a_key_for_every_32_bytes() {
         fill(limit, "scattered", |_| scattered(&mut random));
         fill(limit, "ascending", |i| key(16, i));
         fill(limit, "descending", |i| key(16, u64::MAX - i));
-        fill(limit, "7 streams", |i| key(16, (i % 7) << 32 | i / 7));
+        fill(limit, "7 streams", |i| key(16, ((i % 7) << 32) | (i / 7)));
         fill(limit, "in the middle", |i| key(16, if i % 2 == 0 { i } else { u64::MAX - i }));
         fill(limit, "8 bytes", |_| key(8, random.next()));
         // A dense run first, then scattered keys: they find no slack in the run.

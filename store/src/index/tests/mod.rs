@@ -51,7 +51,7 @@ impl<const L: usize, const F: usize, const W: usize> Checker<L, F, W> {
         let (root, height) = tree.root();
         match root {
             Kid::None => assert_eq!(height, 0),
-            Kid::Leaf(page) => assert!(page.len() > 0),
+            Kid::Leaf(page, _) => assert!(page.len() > 0),
             Kid::Inner(page) => {
                 assert!(page.len() > 1, "a root has children");
                 assert_eq!(page.keys().last(), Some(&K::MAX), "the root has a place for every key");
@@ -71,7 +71,8 @@ impl<const L: usize, const F: usize, const W: usize> Checker<L, F, W> {
     ) {
         match kid {
             Kid::None => assert_eq!(height, 0),
-            Kid::Leaf(page) => {
+            Kid::Leaf(page, len) => {
+                assert_eq!(usize::from(*len), page.len(), "the parent knows how many keys there are");
                 assert_eq!(height, 0, "all leaves are at one depth");
                 page.check();
                 assert!(page.keys().first() > low.as_ref() && page.keys().last() <= Some(&bound), "keys are in bounds");
@@ -89,10 +90,10 @@ impl<const L: usize, const F: usize, const W: usize> Checker<L, F, W> {
                     let edges = (edges.0 && at == 0, edges.1 && at + 1 == page.len());
                     match kid {
                         Kid::None => panic!("an entry without a child"),
-                        Kid::Leaf(leaf) if edges == (false, false) => {
+                        Kid::Leaf(leaf, _) if edges == (false, false) => {
                             assert!(leaf.len() >= floor(L, least), "a leaf with {} keys of {least} leaves", leaf.len());
                         }
-                        Kid::Leaf(leaf) => assert!(leaf.len() > 0),
+                        Kid::Leaf(leaf, _) => assert!(leaf.len() > 0),
                         Kid::Inner(inner) => {
                             assert!(inner.len() >= floor(F, least), "a page with {} of {least}", inner.len());
                             assert!(inner.len() >= W);
@@ -342,6 +343,8 @@ proptest! {
         play_all::<4, 8, 2>(seed, limit, &phases);
         play_all::<8, 8, 3>(seed, limit, &phases);
         play_all::<8, 16, 4>(seed, limit, &phases);
+        // Large enough for keys to be guessed at.
+        play_all::<40, 8, 3>(seed, limit, &phases);
     }
 
     #[test]
