@@ -120,7 +120,10 @@ impl Volume {
             let Some(built) = build(&geometry, &self.code, &self.scratch, &self.zeros, header, &[], &stream) else {
                 return Ok(None);
             };
-            self.write_now(io, &built)?;
+            self.write_now(io, &built);
+            if let Some(why) = &self.read_only {
+                return Err(io::Error::other(why.clone()));
+            }
             row += 1 + rows;
         }
         Ok(Some(groups))

@@ -18,7 +18,9 @@ use crate::{
 /// Cleaning starts when fewer groups than this part of all are free.
 const FREE_SHARE: u32 = 20;
 /// Most moves in flight.
-const MOVES_MAX: usize = 64;
+const MOVES_MAX: usize = 2048;
+/// Most bytes of moves that are read before they are written: as dense as stripes can be.
+const MOVE_BYTES: u64 = 4 << 20;
 /// Of a group of caches at most one part in this many is kept for having been read.
 const REINSERT_SHARE: u64 = 4;
 /// A group whose live records fill more than this, in 1/64, is not worth cleaning.
@@ -32,6 +34,9 @@ pub(super) struct Cleaner {
     entries: Vec<Entry>,
     next: usize,
     moves: usize,
+    /// Of these, records that are being read, and bytes of those that have been.
+    fetching: usize,
+    ready: u64,
     /// Cost of what was kept for having been read.
     kept: u64,
     /// Live records when the pass began, to see whether it got anywhere.
@@ -81,7 +86,7 @@ impl Volume {
         if self.read_only.is_some() || self.is_stopping() {
             return false;
         }
-        let free = self.free_groups();
+        let free = self.free;
         let wanted = (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1);
         let pressed = !self.cramped.is_empty();
         if free > wanted && !pressed {
@@ -101,6 +106,11 @@ impl Volume {
         let waiting = self.changes.iter().any(|change| matches!(change.content, Content::Value(..)));
         let choice = if caches || self.tombstones_press() { oldest } else { emptiest };
         let Some(group) = choice else {
+            if pressed && self.open.is_some() {
+                // What could be dropped is in the group that is being filled.
+                self.seal_wanted = true;
+                return false;
+            }
             if self.stripes.is_empty() && self.ops.is_empty() {
                 self.no_progress(waiting || pressed, free);
             }
@@ -132,6 +142,8 @@ impl Volume {
             entries: Vec::new(),
             next: 0,
             moves: 0,
+            fetching: 0,
+            ready: 0,
             kept: 0,
             before: None,
             unreadable: false,
@@ -242,7 +254,7 @@ impl Volume {
             if cleaner.next == 0 && cleaner.moves == 0 {
                 cleaner.before = self.groups.get(group as usize).map(|group| group.live_records);
             }
-            if cleaner.moves >= MOVES_MAX {
+            if cleaner.moves >= MOVES_MAX || cleaner.ready >= MOVE_BYTES {
                 return false;
             }
             let Some(entry) = cleaner.entries.get(cleaner.next).copied() else { break };
@@ -294,6 +306,8 @@ impl Volume {
                 }
                 if let Some(cleaner) = &mut self.cleaner {
                     cleaner.moves += 1;
+                    cleaner.fetching += 1;
+                    cleaner.ready += cost(place.len);
                 }
                 true
             }
@@ -329,7 +343,7 @@ impl Volume {
         }
         let geometry = self.geometry();
         let room = geometry.k() as u64 * u64::from(geometry.segment_pages()) * PAGE as u64;
-        let scarce = self.free_groups() <= (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1);
+        let scarce = self.free <= (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1);
         let full = self.cramped_slots().any(|cramped| cramped == slot);
         let Some(cleaner) = &mut self.cleaner else { return false };
         if !cleaner.oldest || !(scarce || full) {
@@ -370,10 +384,25 @@ impl Volume {
             .all(|(number, other)| number == group || other.state == GroupState::Free || other.opened > sequence)
     }
 
+    /// A record that is to be moved has been read, or cannot be.
+    pub(super) fn move_fetched(&mut self) {
+        if let Some(cleaner) = &mut self.cleaner {
+            cleaner.fetching = cleaner.fetching.saturating_sub(1);
+        }
+    }
+
+    /// Whether moves may be written: all that could be read for them has been, so that they share stripes.
+    pub(super) fn moves_ready(&self) -> bool {
+        self.cleaner.as_ref().is_none_or(|cleaner| cleaner.fetching == 0)
+    }
+
     /// A move has been committed, or was not needed any more.
     pub(super) fn move_ended(&mut self) {
         if let Some(cleaner) = &mut self.cleaner {
             cleaner.moves = cleaner.moves.saturating_sub(1);
+            if cleaner.moves == 0 {
+                cleaner.ready = 0;
+            }
         }
     }
 
@@ -448,6 +477,7 @@ impl Volume {
         self.stats.groups_cleaned += 1;
         if let Some(state) = self.groups.get_mut(group as usize) {
             *state = Group { pins: state.pins, ..Group::FREE };
+            self.free += 1;
         }
         self.retry_cramped();
         self.start_stripes();

@@ -26,11 +26,11 @@ use crate::{
 /// Most stripes in flight. What arrives meanwhile shares the next one.
 const STRIPES_MAX: usize = 4;
 /// Most bytes of values in a stripe, unless one value alone has more.
-const STRIPE_BYTES: usize = 8 << 20;
+pub(super) const STRIPE_BYTES: usize = 8 << 20;
 /// Most records in a stripe.
-const STRIPE_RECORDS: usize = 4096;
+pub(super) const STRIPE_RECORDS: usize = 4096;
 /// Most entries in a group: its footer is read at once.
-const GROUP_ENTRIES: usize = 256 << 10;
+const GROUP_ENTRIES: usize = 128 << 10;
 
 /// What stands for a group that does not exist.
 static NONE: Group = Group::FREE;
@@ -43,8 +43,9 @@ pub(super) struct OpenGroup {
     pub(super) row: u32,
     /// All entries so far, for the footer.
     pub(super) entries: Vec<Entry>,
-    /// It was opened from the reserve: hosts' values wait until there is another.
-    pub(super) reserve: bool,
+    /// Free groups when it was opened, this one included: from the reserve, hosts' values wait until there are more, and from
+    /// the last one deletes too.
+    pub(super) free: u32,
 }
 
 /// A stripe in flight.
@@ -77,8 +78,8 @@ impl Volume {
             if self.seal_wanted && !self.seal_if_open() {
                 return;
             }
-            let spare = self.free_groups() > RESERVED_GROUPS;
-            let reserve = self.open.as_ref().is_none_or(|open| open.reserve);
+            let spare = self.free > RESERVED_GROUPS;
+            let reserve = self.open.as_ref().is_none_or(|open| open.free <= RESERVED_GROUPS);
             if !self.try_stripe(!spare && reserve) && (spare || reserve || !self.try_stripe(true)) {
                 return;
             }
@@ -109,12 +110,9 @@ impl Volume {
         }
     }
 
-    pub(super) fn free_groups(&self) -> u32 {
-        self.groups.iter().filter(|group| group.state == GroupState::Free).count() as u32
-    }
-
     /// What goes into the next stripe: moves first, since they make room.
     fn next_batch(&mut self, hosts_wait: bool) -> Vec<Change> {
+        let moves_ready = self.moves_ready();
         let mut batch: Vec<Change> = Vec::new();
         let mut bytes = 0;
         let mut fits = |change: &Change, count: usize| {
@@ -125,7 +123,8 @@ impl Volume {
             }
             fits
         };
-        while let Some(change) = self.moves.front() {
+        let deletes_wait = hosts_wait && self.free == 0 && self.open.as_ref().is_none_or(|open| open.free <= 1);
+        while let Some(change) = self.moves.front().filter(|_| moves_ready) {
             let stale = self.meta(change.slot, &change.key).map(place::without_hits) != Some(moved_from(change));
             // A change of a host that has its sequence number already must not be followed by the older value.
             let overtaken = self.locks.contains_key(&(change.slot, change.key))
@@ -144,8 +143,9 @@ impl Volume {
         }
         let mut skipped = Vec::new();
         while let Some(change) = self.changes.front() {
-            // Deletes make room, so they do not wait for it.
-            if hosts_wait && matches!(change.content, Content::Value(..)) {
+            // Deletes make room, so they do not wait for it unless moves need all there is.
+            let waits = if matches!(change.content, Content::Value(..)) { hosts_wait } else { deletes_wait };
+            if waits {
                 skipped.extend(self.changes.pop_front());
                 continue;
             }
@@ -165,7 +165,14 @@ impl Volume {
         let lens: Vec<Option<u32>> = batch.iter().map(Change::len).collect();
         let layout = layout(&lens, geometry.k());
         let for_host = batch.iter().any(|c| matches!((&c.origin, &c.content), (Origin::Host(..), Content::Value(..))));
-        if !self.make_room(1 + layout.rows, batch.len(), for_host) {
+        let least = if for_host {
+            RESERVED_GROUPS + 1
+        } else if batch.iter().any(|change| matches!(change.origin, Origin::Host(..))) {
+            2
+        } else {
+            1
+        };
+        if !self.make_room(1 + layout.rows, batch.len(), least) {
             return Err(batch);
         }
         let Some(open) = &self.open else { return Err(batch) };
@@ -308,8 +315,9 @@ impl Volume {
         Some([value.slice(..whole)?, tail.freeze()])
     }
 
-    /// Whether a stripe of `rows` rows with `entries` entries fits: in the open group, or in another that is opened for it.
-    fn make_room(&mut self, rows: u32, entries: usize, for_host: bool) -> bool {
+    /// Whether a stripe of `rows` rows with `entries` entries fits: in the open group, or in another that is opened for it if at
+    /// least `least` are free.
+    fn make_room(&mut self, rows: u32, entries: usize, least: u32) -> bool {
         let geometry = self.geometry();
         if let Some(open) = &self.open {
             let state = self.groups.get(open.group as usize).unwrap_or(&NONE);
@@ -322,14 +330,14 @@ impl Volume {
                 return false;
             }
         }
-        let free = self.free_groups();
-        if free == 0 || (for_host && free <= RESERVED_GROUPS) {
+        let free = self.free;
+        if free < least {
             return false;
         }
-        self.open_group(free <= RESERVED_GROUPS)
+        self.open_group()
     }
 
-    fn open_group(&mut self, reserve: bool) -> bool {
+    fn open_group(&mut self) -> bool {
         let count = self.groups.len() as u32;
         let order = (0..count).map(|n| (self.next_group + n) % count.max(1));
         let Some(group) = order.into_iter().find(|group| {
@@ -347,7 +355,8 @@ impl Volume {
                 ..Group::FREE
             };
         }
-        self.open = Some(OpenGroup { group, row: 0, entries: Vec::new(), reserve });
+        self.open = Some(OpenGroup { group, row: 0, entries: Vec::new(), free: self.free });
+        self.free -= 1;
         true
     }
 
@@ -365,6 +374,7 @@ impl Volume {
             if let Some(state) = self.groups.get_mut(open.group as usize) {
                 *state = Group::FREE;
             }
+            self.free += 1;
             self.open = None;
             self.seal_wanted = false;
             return true;

@@ -390,7 +390,10 @@ impl Volume {
         );
         fetch.waiters.into_iter().for_each(|op| self.done.push_back((op, Err(KvError::Unrecovered))));
         match fetch.why {
-            Why::Move => self.move_unreadable(fetch.place.group),
+            Why::Move => {
+                self.move_fetched();
+                self.move_unreadable(fetch.place.group);
+            }
             Why::Ahead | Why::Retrieve => {
                 if let Some(ahead) = &mut self.ahead {
                     ahead.on_done(&(fetch.slot, fetch.key), None);
@@ -414,6 +417,9 @@ impl Volume {
     fn deliver(&mut self, id: usize, pages: SharedBuf, byte: usize, memory: u64) {
         let Some(fetch) = self.end_fetch(id) else { return };
         let Some(value) = pages.slice(byte..byte + fetch.place.len as usize) else { return };
+        if fetch.why == Why::Move {
+            self.move_fetched();
+        }
         let geometry = self.geometry();
         let key = (fetch.slot, fetch.key);
         let meta = self.meta(fetch.slot, &fetch.key);

@@ -99,6 +99,8 @@ pub struct Volume {
     read_only: Option<String>,
 
     groups: Vec<Group>,
+    /// How many of them are free.
+    free: u32,
     /// What all live records cost, bytes.
     live: u64,
     open: Option<OpenGroup>,
@@ -441,7 +443,7 @@ impl Volume {
         let namespaces = self.namespaces.iter().flatten();
         let mut stats = self.stats.clone();
         stats.groups = self.groups.len() as u32;
-        stats.groups_free = self.free_groups();
+        stats.groups_free = self.free;
         stats.capacity = self.usable();
         stats.live = self.live;
         stats.keys = namespaces.clone().map(|n| n.keys).sum();
@@ -545,3 +547,6 @@ impl Namespace {
 }
 
 const _: () = assert!(NAMESPACES_MAX <= 1 << 16);
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use kvof_io::{Pool, PoolBuf, PoolConfig};
 use super::{
     Namespace, OpenError, Phase, Progress, Volume, VolumeConfig, VolumeStats,
     build::{Built, Zeros},
+    commit::STRIPE_BYTES,
     group::{ENTRY_COST, Group, GroupState, cost},
     members::{MemberRuntime, SuperblockWriter},
     place::{self, Found, Place},
@@ -84,6 +85,7 @@ impl Volume {
             superblock_writer: SuperblockWriter::default(),
             read_only: None,
             groups: vec![Group::FREE; geometry.groups() as usize],
+            free: 0,
             live: 0,
             open: None,
             seal_wanted: false,
@@ -206,11 +208,12 @@ impl Volume {
         self.superblock.clean = false;
         self.write_superblock_now(io)?;
         for group in checkpoint {
-            self.erase_now(io, group, 0)?;
+            self.erase_now(io, group, 0);
         }
         for Unsealed { group, entries } in unsealed {
             self.seal_now(io, group, &entries)?;
         }
+        self.free = self.groups.iter().filter(|group| group.state == GroupState::Free).count() as u32;
         self.next_group = (0..).zip(&self.groups).max_by_key(|(_, g)| g.incarnation).map_or(0, |(number, _)| number);
         Ok(())
     }
@@ -586,22 +589,20 @@ impl Volume {
     }
 
     /// Overwrites the copies of a header, and flushes that.
-    pub(super) fn erase_now(&mut self, io: &mut dyn BlockIo, group: u32, row: u32) -> Result<(), OpenError> {
+    pub(super) fn erase_now(&mut self, io: &mut dyn BlockIo, group: u32, row: u32) {
         let geometry = self.geometry();
-        let shard = self.config.shard;
         let zeros = self.zeros.page();
         for column in geometry.header_columns(row) {
             let member = geometry.member(group, column);
             if self.trusts(member, group, u64::MAX)
                 && let Some(zeros) = &zeros
             {
-                let offset = geometry.offset(shard, group, column, row);
-                io.write(member, offset, zeros)
-                    .and_then(|()| io.flush(member))
-                    .map_err(|source| OpenError::Io { shard, what: "free the checkpoint", source })?;
+                let offset = geometry.offset(self.config.shard, group, column, row);
+                if let Err(error) = io.write(member, offset, zeros).and_then(|()| io.flush(member)) {
+                    self.fail_member(member, &format!("the checkpoint could not be freed: {error}"));
+                }
             }
         }
-        Ok(())
     }
 
     /// Writes the footer of a group.
@@ -610,7 +611,11 @@ impl Volume {
         let no_memory =
             || OpenError::Io { shard, what: "seal a group", source: io::ErrorKind::OutOfMemory.into() };
         let built = self.build_footer(group, entries).ok_or_else(no_memory)?;
-        self.write_now(io, &built).map_err(|source| OpenError::Io { shard, what: "seal a group", source })?;
+        self.write_now(io, &built);
+        if let Some(why) = &self.read_only {
+            let source = io::Error::other(why.clone());
+            return Err(OpenError::Io { shard, what: "seal a group", source });
+        }
         if let Some(state) = self.groups.get_mut(group as usize) {
             state.footer_rows = built.header.rows;
         }
@@ -618,7 +623,7 @@ impl Volume {
     }
 
     /// Writes a stripe and flushes it. Its number is taken.
-    pub(super) fn write_now(&mut self, io: &mut dyn BlockIo, built: &Built) -> io::Result<()> {
+    pub(super) fn write_now(&mut self, io: &mut dyn BlockIo, built: &Built) {
         let geometry = self.geometry();
         let header = &built.header;
         self.stripe += 1;
@@ -631,25 +636,27 @@ impl Volume {
                 continue;
             }
             let mut offset = geometry.offset(self.config.shard, header.group, column, row);
+            let mut result = Ok(());
             for piece in pieces {
-                io.write(member, offset, piece)?;
+                result = result.and_then(|()| io.write(member, offset, piece));
                 self.stats.written_bytes += piece.len() as u64;
                 offset += piece.len() as u64;
             }
             if headers.contains(&column) {
                 let offset = geometry.offset(self.config.shard, header.group, column, header.row);
-                io.write(member, offset, &built.header_page)?;
+                result = result.and_then(|()| io.write(member, offset, &built.header_page));
             }
-            io.flush(member)?;
+            if let Err(error) = result.and_then(|()| io.flush(member)) {
+                self.fail_member(member, &format!("a stripe could not be written: {error}"));
+            }
         }
-        Ok(())
     }
 }
 
 /// Fewest bytes of memory for stripes with values of `len` bytes: all columns of one, and its small pieces.
 fn least_scratch(config: &VolumeConfig, len: usize) -> usize {
     let geometry = config.geometry;
-    let column = (len / geometry.k()).next_multiple_of(PAGE) + 2 * PAGE;
+    let column = (len.max(STRIPE_BYTES) / geometry.k()).next_multiple_of(PAGE) + 2 * PAGE;
     // Reading one back takes all columns and one that is made again; sizes are rounded up to classes of the pool.
     let stripe = (geometry.width() + geometry.m() + 1) * (column + PAGE);
     stripe + stripe / 4 + (4 << 20)
