@@ -53,5 +53,7 @@ fn run(command: &Command, output: &mut Output) -> anyhow::Result<Exit> {
         Command::List(args) => commands::list::run(args, output),
         Command::Bench(args) => bench::run(args, output),
         Command::Conformance(args) => commands::conformance::run(args, output),
+        Command::Format(args) => commands::format::run(args, output),
+        Command::Replace(args) => commands::replace::run(args, output),
     }
 }

@@ -5,19 +5,12 @@ use std::{
     io::ErrorKind,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
 };
 
 use kvof_io::{DiskError, DiskFile, DiskOpenOptions};
 
 use super::PoolError;
 use crate::format::PAGE;
-
-/// How long a device that is in use is waited for: the system closes the files of a killed process a moment after its
-/// end is told, when the last I/O that it had begun has ended.
-const PATIENCE: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_millis(10);
 
 /// What makes two paths the same device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,14 +42,7 @@ impl Identity {
 /// Opens and locks a device, for direct I/O where there is such a thing. A file shorter than `size` is extended.
 pub(super) fn open(path: &Path, read_only: bool, size: Option<u64>) -> Result<DiskFile, PoolError> {
     let options = DiskOpenOptions { create: size.is_some(), size, direct: true, read_only };
-    let late = Instant::now() + PATIENCE;
-    let file = loop {
-        match DiskFile::open(path, options) {
-            Err(DiskError::InUse { .. }) if Instant::now() < late => thread::sleep(RETRY),
-            other => break other,
-        }
-    };
-    let file = file.map_err(|error| match error {
+    let file = DiskFile::open(path, options).map_err(|error| match error {
         DiskError::InUse { path } => PoolError::InUse { by: used_by(&path), path },
         DiskError::WrongType { path } => PoolError::NotADevice { path, kind: "special file" },
         DiskError::TooSmall { path, actual, wanted } => {

@@ -96,8 +96,7 @@ impl PoolDevices {
     ///
     /// # Errors
     /// [`PoolError`]: a path holds something else that is recognised, belongs to another pool, or is given twice; a device
-    /// is in use or may not be opened; another format version; no label at all. Blocks for up to two seconds while a
-    /// device is still in use, since the system takes a moment to let go of those of a process that was killed.
+    /// is in use or may not be opened; another format version; no label at all.
     pub fn open(paths: &[PathBuf]) -> Result<Self, PoolError> {
         Self::open_as(paths, false)
     }

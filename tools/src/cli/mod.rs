@@ -10,8 +10,8 @@ use clap::{Parser, Subcommand};
 use crate::{
     bench::BenchArgs,
     commands::{
-        conformance::ConformanceArgs, delete::DeleteArgs, discover::DiscoverArgs, exist::ExistArgs, info::InfoArgs,
-        list::ListArgs, retrieve::RetrieveArgs, store::StoreArgs,
+        conformance::ConformanceArgs, delete::DeleteArgs, discover::DiscoverArgs, exist::ExistArgs, format::FormatArgs,
+        info::InfoArgs, list::ListArgs, replace::ReplaceArgs, retrieve::RetrieveArgs, store::StoreArgs,
     },
     failure::EXIT_HELP,
 };
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     List(ListArgs),
     Bench(BenchArgs),
     Conformance(ConformanceArgs),
+    Format(FormatArgs),
+    Replace(ReplaceArgs),
 }
 
 /// Starts the log, if it is asked for.

@@ -4,12 +4,15 @@ pub(crate) mod conformance;
 pub(crate) mod delete;
 pub(crate) mod discover;
 pub(crate) mod exist;
+pub(crate) mod format;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod replace;
 pub(crate) mod retrieve;
 pub(crate) mod store;
 
 mod keys;
+mod pool;
 
 use kvof_initiator::{Error, Key};
 
