@@ -1,6 +1,58 @@
 //! The exact index of one namespace of one shard: every key, in memory, in order, in at most 32 bytes.
 //!
-//! (figures follow)
+//! # Design
+//!
+//! A B+tree for each length of key, 1 to 16 bytes. So the length of a key takes no memory, keys compare as plain numbers,
+//! and the order of `List` (length, then bytes) is that of the trees one after another. Keys of up to 8 bytes are kept in 8.
+//!
+//! * **Leaves** have 128 slots, keys and metas apart: 24.2 bytes for each slot of a long key, 16.2 for a short one, with what
+//!   the allocator adds. **Inner pages** have 64 children, and take less than half a byte a key.
+//! * **Fill.** A leaf that is full first shares with its neighbours; only eight full leaves become nine. A leaf that falls
+//!   below 100 keys takes from its neighbours, and eight become seven as soon as they fit. So every leaf but the two at the
+//!   ends of a tree has at least 100 keys, *always*, whatever was inserted and deleted: at most 31.5 bytes a key with the
+//!   inner pages. (A tree of fewer than eight leaves has fewer neighbours to share with, and a lower floor.) The ends are
+//!   exempt so that keys that come in order, up or down, leave full leaves, and keys that go in order leave the rest alone.
+//! * **No stall.** Memory grows and shrinks page by page; nothing is ever rehashed or moved as a whole. The most that one
+//!   operation does is to move the entries of eight neighbours on each level.
+//! * **Search.** Inner pages are searched in two rounds of loads that do not depend on each other. In a leaf the place is
+//!   guessed from the bounds that its parent has, and 16 keys there are looked at; only if that fails is all of the leaf
+//!   searched. The guess also starts the load of the meta.
+//!
+//! # The limit
+//!
+//! [`Index::memory`] counts all pages, with 16 bytes for each that the allocator takes, and never goes above the limit. An
+//! insertion knows before its first change whether a new leaf, and all splits above it, fit. If not, leaves share to their
+//! last slot, and only a key whose leaf and its seven neighbours have no free slot is refused. Since all other leaves are at
+//! their floor or above, at least one key for each 32 bytes of the limit is in the index by then, but for the constant of
+//! the ends of each tree (18 KiB and one path of pages for each length of key in use). A refused key changes nothing, and
+//! deleting needs no memory.
+//!
+//! # Figures
+//!
+//! Bytes a key of 16 bytes, a million keys (`tests/memory.rs`):
+//!
+//! | history | bytes a key |
+//! |---|---|
+//! | scattered keys inserted | 26.0 (27.6 resident; `BTreeMap` 40.8) |
+//! | keys in order, up, down, or loaded | 24.6 |
+//! | 64 interleaved streams in order | 27.4 |
+//! | each scattered key replaced by another, three times over | 26.6 |
+//! | then three of four deleted | 28.4 |
+//! | loaded, then every second deleted | 27.6 |
+//! | first in, first out | 24.6 |
+//! | scattered keys of 8 bytes | 17.3 |
+//!
+//! Nanoseconds an operation, scattered keys of 16 bytes, next to `BTreeMap`, both in turns on two cores of a shared virtual
+//! machine with other work (AMD EPYC, 32 MiB L3; `tests/measure.rs`): compare within a row, no more.
+//!
+//! | keys | get | get of an absent key | insert | remove | next of a list |
+//! |---|---|---|---|---|---|
+//! | 10 thousand | 69, `BTreeMap` 75 | 68, 96 | 206, 122 | 113, 115 | 11, 5 |
+//! | 1 million | 393, 431 | 343, 428 | 888, 756 | 677, 807 | 14, 32 |
+//! | 10 million | 792, 818 | 760, 847 | 1398, 1111 | 1034, 1128 | 15, 38 |
+//!
+//! An insertion costs more than that of `BTreeMap`: it moves half a leaf, and now and then eight; that is the price of the
+//! memory. Of a million keys, 99 % of the insertions took less than 5.1 µs and 99.9 % less than 18 µs.
 
 mod page;
 #[cfg(test)]

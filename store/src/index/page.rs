@@ -65,6 +65,16 @@ const fn step(slots: usize) -> usize {
     step
 }
 
+impl<K: Word, V: Copy, const N: usize> Page<K, V, N> {
+    /// Begins to bring the value of `key` from memory while [`find_near`](Self::find_near), which takes the same `range`,
+    /// waits for keys. The values of the slots around the guess lie in the same line of memory.
+    #[inline]
+    pub(super) fn warm(&self, key: K, (low, high, len): (K, K, usize)) {
+        // Nothing waits for what a black box takes, but the processor does load it.
+        core::hint::black_box(self.values[key.scale(low, high, len).min(N - 1)]);
+    }
+}
+
 impl<K: Word, V: Default, const N: usize> Page<K, V, N> {
     const STEP: usize = {
         assert!(N.is_multiple_of(step(N)), "a page has a whole number of steps");

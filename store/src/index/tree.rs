@@ -141,7 +141,9 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Tree<K, L, F, W> {
                     kid = page.value(at);
                 }
                 Kid::Leaf(page, len) => {
-                    return page.find_near(key, (low, high, usize::from(*len))).ok().map(|at| *page.value(at));
+                    let range = (low, high, usize::from(*len));
+                    page.warm(key, range);
+                    return page.find_near(key, range).ok().map(|at| *page.value(at));
                 }
                 Kid::None => return None,
             }
@@ -158,7 +160,9 @@ impl<K: Word, const L: usize, const F: usize, const W: usize> Tree<K, L, F, W> {
                     kid = page.value_mut(at);
                 }
                 Kid::Leaf(page, len) => {
-                    return page.find_near(key, (low, high, usize::from(*len))).ok().map(|at| page.value_mut(at));
+                    let range = (low, high, usize::from(*len));
+                    page.warm(key, range);
+                    return page.find_near(key, range).ok().map(|at| page.value_mut(at));
                 }
                 Kid::None => return None,
             }
