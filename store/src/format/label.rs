@@ -102,9 +102,8 @@ impl Label {
         let profile = Profile::new(raw.data, raw.parity)
             .map_err(|_| field("the erasure profile", u64::from(raw.data) << 8 | u64::from(raw.parity)))?;
         let members = raw.members.get();
-        let geometry =
-            Geometry::new(profile, members, raw.shards.get(), raw.segment_pages.get(), raw.segments.get())
-                .map_err(|_| field("the geometry", u64::from(raw.segments.get())))?;
+        let geometry = Geometry::new(profile, members, raw.shards.get(), raw.segment_pages.get(), raw.segments.get())
+            .map_err(|_| field("the geometry", u64::from(raw.segments.get())))?;
         if raw.member.get() >= members || usize::from(members) > MEMBERS_MAX {
             return Err(field("the member number", u64::from(raw.member.get())));
         }

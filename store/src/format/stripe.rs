@@ -54,6 +54,8 @@ pub enum StripeKind {
     Footer,
     /// A piece of a checkpoint.
     Checkpoint,
+    /// Nothing: the group of this incarnation was freed. In row 0 and in the last row; no rows, no entries.
+    Freed,
 }
 
 /// The header of a stripe. Its page is the first row of the stripe (of a footer: the last row of the group), and m + 1
@@ -106,6 +108,7 @@ impl StripeHeader {
             StripeKind::Data => 1,
             StripeKind::Footer => 2,
             StripeKind::Checkpoint => 3,
+            StripeKind::Freed => 4,
         };
         raw.width = self.width;
         raw.shard = self.shard.into();
@@ -153,6 +156,7 @@ impl StripeHeader {
             1 => StripeKind::Data,
             2 => StripeKind::Footer,
             3 => StripeKind::Checkpoint,
+            4 => StripeKind::Freed,
             other => return Err(field("the kind", other.into())),
         };
         if usize::from(raw.width) > MAX_DATA || (raw.width == 0) != (raw.rows.get() == 0) {

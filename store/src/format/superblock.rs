@@ -174,8 +174,13 @@ impl Superblock {
                 MemberState::Failed => (2, 0),
                 MemberState::Rebuilding { rebuilt } => (3, rebuilt),
             };
-            *to =
-                RawMember { device: from.device, state, rsvd: [0; 3], rebuilt: rebuilt.into(), since: from.since.into() };
+            *to = RawMember {
+                device: from.device,
+                state,
+                rsvd: [0; 3],
+                rebuilt: rebuilt.into(),
+                since: from.since.into(),
+            };
         }
         for (to, from) in raw.namespace.iter_mut().zip(&self.namespaces) {
             to.uuid = from.uuid;

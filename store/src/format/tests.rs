@@ -19,14 +19,10 @@ fn label() -> Label {
 
 fn superblock() -> Superblock {
     let member = |n: u8, state| Member { device: [n; 16], state, since: u64::from(n) };
-    let record = NamespaceRecord {
-        uuid: [9; 16],
-        generation: 3,
-        mode: NamespaceMode::Cache,
-        used: true,
-        reservation: 1 << 30,
-    };
-    let free = NamespaceRecord { uuid: [0; 16], generation: 0, mode: NamespaceMode::Store, used: false, reservation: 0 };
+    let record =
+        NamespaceRecord { uuid: [9; 16], generation: 3, mode: NamespaceMode::Cache, used: true, reservation: 1 << 30 };
+    let free =
+        NamespaceRecord { uuid: [0; 16], generation: 0, mode: NamespaceMode::Store, used: false, reservation: 0 };
     let mut namespaces = vec![free; NAMESPACES_MAX];
     namespaces[255] = record;
     Superblock {
@@ -116,9 +112,13 @@ fn fields_are_where_the_tables_say() {
     assert_eq!((page[32], page[36], page[40], page[48], page[64]), (9, 17, 33, 0xe8, 65));
     assert_eq!((page[88], page[92], page[164]), (0, 1, 19), "column checksums");
     assert_eq!(&page[176..183], b"block_7");
-    assert_eq!(&page[192..224], [
-        12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 4, 3, 2, 1, 0xef, 0xbe, 0xad, 0xde, 3, 0, 0, 0, 255, 0, 7, 1, 0, 0, 0, 0
-    ]);
+    assert_eq!(
+        &page[192..224],
+        [
+            12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 4, 3, 2, 1, 0xef, 0xbe, 0xad, 0xde, 3, 0, 0, 0, 255, 0, 7, 1, 0, 0,
+            0, 0
+        ]
+    );
 }
 
 #[test]

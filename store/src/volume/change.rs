@@ -125,6 +125,10 @@ impl Volume {
                         let origin = Origin::Host(id, Some(place.len));
                         self.start(Change { slot, key, content: Content::Tombstone, origin });
                     }
+                    // What was dropped from a cache comes back with a crash before its group is freed; not after this Delete.
+                    _ if self.may_come_back(slot) && self.insert_pending(slot, &key) => {
+                        self.start(Change { slot, key, content: Content::Tombstone, origin: Origin::Host(id, None) });
+                    }
                     _ => self.done.push_back((id, Err(KvError::KeyDoesNotExist))),
                 }
             }
@@ -138,13 +142,7 @@ impl Volume {
     }
 
     /// Checks a Store and reserves all that it needs; the length of the value that it replaces.
-    fn admit_store(
-        &mut self,
-        slot: u16,
-        key: &Key,
-        options: StoreOptions,
-        len: usize,
-    ) -> Result<Option<u32>, Refusal> {
+    fn admit_store(&mut self, slot: u16, key: &Key, options: StoreOptions, len: usize) -> Result<Option<u32>, Refusal> {
         let geometry = self.geometry();
         let meta = self.meta(slot, key);
         let old = meta.and_then(|meta| value_len(&geometry, meta));
@@ -254,6 +252,9 @@ impl Volume {
             }
             Content::Tombstone => {
                 self.tier.remove(&tier_key);
+                if matches!(change.origin, Origin::Host(_, None)) {
+                    return self.answer(change, Err(KvError::KeyDoesNotExist));
+                }
                 KvOutcome::Deleted
             }
         };
@@ -298,12 +299,12 @@ impl Volume {
             if let Some(attached) = self.attached(slot) {
                 attached.usage.cancel(old.map(|old| footprint(&key, old)), new);
             }
-            let geometry = self.geometry();
-            if let Some(Some(namespace)) = self.namespaces.get_mut(usize::from(slot))
-                && namespace.index.get(&key).is_some_and(|meta| place::find(&geometry, meta) == Found::Pending)
-            {
-                namespace.index.remove(&key);
-            }
+        }
+        let geometry = self.geometry();
+        if let Some(Some(namespace)) = self.namespaces.get_mut(usize::from(slot))
+            && namespace.index.get(&key).is_some_and(|meta| place::find(&geometry, meta) == Found::Pending)
+        {
+            namespace.index.remove(&key);
         }
         self.answer(change, Err(error));
     }

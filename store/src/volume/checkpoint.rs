@@ -143,9 +143,8 @@ impl Volume {
             let mut last = None;
             while (bytes.len() as u64) < total {
                 let Some((header, _)) = self.read_header(io, *group, row) else { break };
-                let follows = last.is_none_or(|(incarnation, stripe)| {
-                    header.incarnation == incarnation && header.stripe > stripe
-                });
+                let follows = last
+                    .is_none_or(|(incarnation, stripe)| header.incarnation == incarnation && header.stripe > stripe);
                 if header.kind != StripeKind::Checkpoint || !follows {
                     break;
                 }
@@ -177,16 +176,8 @@ impl Volume {
             let stripes: Option<Vec<StripeRef>> =
                 refs.chunks_exact(crate::format::STRIPE_REF_LEN).map(StripeRef::decode).collect();
             let state = GroupState::Sealed;
-            let group = Group {
-                state,
-                incarnation,
-                opened,
-                stripes: stripes?,
-                used,
-                footer_rows,
-                entries,
-                ..Group::FREE
-            };
+            let group =
+                Group { state, incarnation, opened, stripes: stripes?, used, footer_rows, entries, ..Group::FREE };
             *self.groups.get_mut(number as usize)? = group;
         }
         for _ in 0..input.u32()? {

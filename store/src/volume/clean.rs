@@ -53,8 +53,12 @@ pub(super) struct Cleaner {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum CleanPhase {
     /// To be read, or being read.
-    Footer { asked: bool },
+    Footer {
+        asked: bool,
+    },
     Records,
+    /// What took the place of its records is flushed.
+    FlushOthers,
     /// The footer's headers, then those of row 0, are overwritten.
     EraseFooter,
     FlushFooter,
@@ -199,7 +203,7 @@ impl Volume {
             CleanPhase::Footer { asked: false } => {
                 let dead = self.groups.get(group as usize).is_some_and(|group| group.live_records == 0);
                 if dead {
-                    self.set_phase(CleanPhase::EraseFooter);
+                    self.flush_others();
                     return true;
                 }
                 let Some(footer) = self.footer_of(group) else { return false };
@@ -213,7 +217,7 @@ impl Volume {
             }
             CleanPhase::Records => self.clean_records(),
             CleanPhase::EraseFooter | CleanPhase::EraseFirst => self.erase(),
-            CleanPhase::FlushFooter | CleanPhase::FlushFirst => self.erase_flushed(),
+            CleanPhase::FlushOthers | CleanPhase::FlushFooter | CleanPhase::FlushFirst => self.erase_flushed(),
         }
     }
 
@@ -227,7 +231,11 @@ impl Volume {
     pub(super) fn footer_read(&mut self, group: u32, outcome: Outcome) {
         let Some(cleaner) = self.cleaner.as_mut().filter(|cleaner| cleaner.group == group) else { return };
         if outcome.lost {
-            tracing::error!(shard = self.config.shard, group, "the footer of a group cannot be read: it is not cleaned");
+            tracing::error!(
+                shard = self.config.shard,
+                group,
+                "the footer of a group cannot be read: it is not cleaned"
+            );
             self.stuck.insert(group);
             self.cleaner = None;
             return;
@@ -273,7 +281,7 @@ impl Volume {
         let left = self.groups.get(cleaner.group as usize).map_or(0, |group| group.live_records);
         if left == 0 {
             cleaner.entries = Vec::new();
-            cleaner.phase = CleanPhase::EraseFooter;
+            self.flush_others();
             return true;
         }
         let stuck = cleaner.before.is_some_and(|before| left >= before);
@@ -320,12 +328,7 @@ impl Volume {
                     return true;
                 }
                 let origin = Origin::Move(place::without_hits(meta));
-                self.moves.push_back(Change {
-                    slot: entry.slot,
-                    key: entry.key,
-                    content: Content::Tombstone,
-                    origin,
-                });
+                self.moves.push_back(Change { slot: entry.slot, key: entry.key, content: Content::Tombstone, origin });
                 if let Some(cleaner) = &mut self.cleaner {
                     cleaner.moves += 1;
                 }
@@ -414,7 +417,25 @@ impl Volume {
         self.move_ended();
     }
 
-    /// Overwrites the headers of the footer, or of row 0, on all devices that have a copy.
+    /// Whether a key that does not exist could be there again after a crash: what was dropped is in a group that is not freed yet.
+    pub(super) fn may_come_back(&self, slot: u16) -> bool {
+        self.mode(slot) == NamespaceMode::Cache && self.cleaner.as_ref().is_some_and(|cleaner| cleaner.oldest)
+    }
+
+    /// Before a group goes, what replaced its records must survive a loss of power, whatever was promised for it.
+    fn flush_others(&mut self) {
+        let marks: Vec<(u16, u64)> = (0u16..).zip(&self.members).map(|(n, member)| (n, member.completed)).collect();
+        for (member, mark) in &marks {
+            self.want_flush(*member, *mark);
+        }
+        if let Some(cleaner) = &mut self.cleaner {
+            cleaner.marks = marks;
+            cleaner.phase = CleanPhase::FlushOthers;
+        }
+    }
+
+    /// Overwrites the headers of the footer, or of row 0, on all devices that have a copy: with a header that says so, since a
+    /// copy that could not be overwritten must not be taken for what is newer.
     fn erase(&mut self) -> bool {
         let geometry = self.geometry();
         let Some(cleaner) = &self.cleaner else { return false };
@@ -422,20 +443,22 @@ impl Volume {
         if cleaner.erasing > 0 {
             return false;
         }
-        let Some(group) = self.groups.get_mut(number as usize) else { return false };
+        let Some(group) = self.groups.get(number as usize) else { return false };
         if group.pins > 0 || self.stripes.iter().any(|stripe| stripe.group == number) {
             return false;
         }
-        group.state = GroupState::Erasing;
         let row = if first { 0 } else { geometry.segment_pages() - 1 };
-        let Some(zeros) = self.zeros.page() else { return false };
+        let Some(freed) = self.freed_page(number, row) else { return false };
+        if let Some(group) = self.groups.get_mut(number as usize) {
+            group.state = GroupState::Erasing;
+        }
         let mut erasing = 0;
         for column in geometry.header_columns(row) {
             let member = geometry.member(number, column);
             if self.is_trusted(member, number) {
                 erasing += 1;
                 let offset = geometry.offset(self.config.shard, number, column, row);
-                self.request(Op::Erase { member }, member, DeviceOp::Write { offset, bufs: vec![zeros.clone()] });
+                self.request(Op::Erase { member }, member, DeviceOp::Write { offset, bufs: vec![freed.clone()] });
             }
         }
         self.set_phase(if first { CleanPhase::FlushFirst } else { CleanPhase::FlushFooter });
@@ -461,16 +484,21 @@ impl Volume {
     fn erase_flushed(&mut self) -> bool {
         let Some(cleaner) = &self.cleaner else { return false };
         let group = cleaner.group;
-        let flushed = |(member, mark): &(u16, u64)| !self.is_trusted(*member, group) || self.is_flushed(*member, *mark);
+        let flushed = |(member, mark): &(u16, u64)| !self.counts(*member) || self.is_flushed(*member, *mark);
         // A device that failed meanwhile still has its copies: the superblock must say so first.
         if cleaner.erasing > 0 || !cleaner.marks.iter().all(flushed) || !self.superblock_writer.is_settled() {
             return false;
         }
-        if cleaner.phase == CleanPhase::FlushFooter {
+        let next = match cleaner.phase {
+            CleanPhase::FlushOthers => Some(CleanPhase::EraseFooter),
+            CleanPhase::FlushFooter => Some(CleanPhase::EraseFirst),
+            _ => None,
+        };
+        if let Some(next) = next {
             if let Some(cleaner) = &mut self.cleaner {
                 cleaner.marks.clear();
             }
-            self.set_phase(CleanPhase::EraseFirst);
+            self.set_phase(next);
             return true;
         }
         self.cleaner = None;

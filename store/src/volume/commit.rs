@@ -128,9 +128,10 @@ impl Volume {
             let stale = self.meta(change.slot, &change.key).map(place::without_hits) != Some(moved_from(change));
             // A change of a host that has its sequence number already must not be followed by the older value.
             let overtaken = self.locks.contains_key(&(change.slot, change.key))
-                && self.stripes.iter().any(|stripe| {
-                    stripe.changes.iter().any(|(c, _)| (c.slot, c.key) == (change.slot, change.key))
-                });
+                && self
+                    .stripes
+                    .iter()
+                    .any(|stripe| stripe.changes.iter().any(|(c, _)| (c.slot, c.key) == (change.slot, change.key)));
             if stale || overtaken {
                 self.moves.pop_front();
                 self.move_ended();
@@ -218,6 +219,11 @@ impl Volume {
             opened: state.opened,
             column_crc: [0; MAX_DATA + MAX_PARITY],
         }
+    }
+
+    /// The header page that says that a group was freed; `None` if there is no memory for it now.
+    pub(super) fn freed_page(&self, group: u32, row: u32) -> Option<SharedBuf> {
+        super::build::paged(&self.scratch, &self.header(StripeKind::Freed, group, row).encode(&[]))
     }
 
     /// Builds a stripe of records; `None` if there is no memory for it now.
@@ -340,9 +346,10 @@ impl Volume {
     fn open_group(&mut self) -> bool {
         let count = self.groups.len() as u32;
         let order = (0..count).map(|n| (self.next_group + n) % count.max(1));
-        let Some(group) = order.into_iter().find(|group| {
-            self.groups.get(*group as usize).is_some_and(|g| g.state == GroupState::Free && g.pins == 0)
-        }) else {
+        let Some(group) = order
+            .into_iter()
+            .find(|group| self.groups.get(*group as usize).is_some_and(|g| g.state == GroupState::Free && g.pins == 0))
+        else {
             return false;
         };
         self.next_group = (group + 1) % count.max(1);
@@ -387,6 +394,12 @@ impl Volume {
         }
         self.open = None;
         self.seal_wanted = false;
+        if self.unflushed.is_some() {
+            // A group is the most that has to be looked at after a crash.
+            for member in 0..self.members.len() as u16 {
+                self.want_flush(member, self.members.get(usize::from(member)).map_or(0, |state| state.completed));
+            }
+        }
         self.write(&built, Vec::new(), true);
         true
     }
@@ -483,6 +496,7 @@ impl Volume {
     /// Acknowledges stripes that are durable, in order.
     pub(super) fn finish_stripes(&mut self) {
         self.flush_stripes();
+        self.advance_committed();
         while self.superblock_writer.is_settled() || self.read_only.is_some() {
             let Some(stripe) = self.stripes.front() else { return };
             let Some(marks) = &stripe.marks else { return };
@@ -503,7 +517,8 @@ impl Volume {
         let geometry = self.geometry();
         let mut wanted = Vec::new();
         for stripe in self.stripes.iter_mut().filter(|stripe| stripe.writes == 0 && stripe.marks.is_none()) {
-            let columns = (0..geometry.width()).filter(|c| (stripe.payload | stripe.headers) & !stripe.lost & 1 << c != 0);
+            let columns =
+                (0..geometry.width()).filter(|c| (stripe.payload | stripe.headers) & !stripe.lost & 1 << c != 0);
             let marks: Vec<(u16, u64)> = columns
                 .map(|column| geometry.member(stripe.group, column))
                 .filter_map(|member| Some((member, self.members.get(usize::from(member))?.completed)))
@@ -518,6 +533,32 @@ impl Volume {
         }
     }
 
+    /// A stripe is acknowledged. Headers call it committed when it and all before it survive a loss of power.
+    fn acknowledged(&mut self, number: u64, media: bool) {
+        if media && self.unflushed.is_none() {
+            self.committed = number;
+            return;
+        }
+        let marks = (0u16..).zip(&self.members).map(|(member, state)| (member, state.completed)).collect();
+        let point = (number, marks);
+        if self.unflushed.is_none() {
+            self.unflushed = Some(point);
+        } else {
+            self.unflushed_latest = Some(point);
+        }
+    }
+
+    /// Looks whether flushes have reached stripes that were acknowledged without.
+    fn advance_committed(&mut self) {
+        while let Some((number, marks)) = &self.unflushed {
+            if !marks.iter().all(|(member, mark)| !self.counts(*member) || self.is_flushed(*member, *mark)) {
+                return;
+            }
+            self.committed = *number;
+            self.unflushed = self.unflushed_latest.take();
+        }
+    }
+
     fn end_stripe(&mut self, stripe: Stripe) {
         let geometry = self.geometry();
         // A column on a device that failed meanwhile does not count, whatever its write said.
@@ -529,7 +570,7 @@ impl Volume {
         }
         let whole = (lost & stripe.payload).count_ones() as usize <= geometry.m() && stripe.headers & !lost != 0;
         if whole && self.read_only.is_none() {
-            self.committed = stripe.number;
+            self.acknowledged(stripe.number, stripe.media);
             for (change, entry) in stripe.changes {
                 self.committed(change, &entry, stripe.group);
             }

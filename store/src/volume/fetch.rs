@@ -15,7 +15,9 @@ use crate::{
     checksum::crc32c,
     device::DeviceOp,
     ec::ErasureCode as _,
-    format::{Entry, EntryKind, PAGE, RecordContext, StripeRef, TRAILER_LEN, Trailer, record_crc, record_len, trailer_at},
+    format::{
+        Entry, EntryKind, PAGE, RecordContext, StripeRef, TRAILER_LEN, Trailer, record_crc, record_len, trailer_at,
+    },
     tier::Admit,
 };
 
@@ -326,12 +328,8 @@ impl Volume {
         for wrong in 0..=spare.min(geometry.m()) {
             let mut choice: Vec<usize> = (0..wrong).collect();
             loop {
-                let present: Vec<(usize, &[u8])> = read
-                    .iter()
-                    .enumerate()
-                    .filter(|(n, _)| !choice.contains(n))
-                    .map(|(_, column)| *column)
-                    .collect();
+                let present: Vec<(usize, &[u8])> =
+                    read.iter().enumerate().filter(|(n, _)| !choice.contains(n)).map(|(_, column)| *column).collect();
                 if self.assemble(id, &present, width, row, rows, &mut out)
                     && self.verify(id, out.get(fetch.byte..).unwrap_or_default())
                 {
@@ -347,7 +345,15 @@ impl Volume {
     }
 
     /// Puts the record's pages together from the columns that are taken for right.
-    fn assemble(&self, id: usize, present: &[(usize, &[u8])], width: usize, row: u32, rows: u32, out: &mut [u8]) -> bool {
+    fn assemble(
+        &self,
+        id: usize,
+        present: &[(usize, &[u8])],
+        width: usize,
+        row: u32,
+        rows: u32,
+        out: &mut [u8],
+    ) -> bool {
         let Some(fetch) = self.fetches.get(id) else { return false };
         let mut at = 0;
         for span in &fetch.spans {

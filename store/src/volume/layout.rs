@@ -49,8 +49,12 @@ pub(super) fn layout(lens: &[Option<u32>], k: usize) -> Layout {
     }
     let packed = at.next_multiple_of(PAGE);
     let first = packed / PAGE;
-    let large: Vec<usize> =
-        lens.iter().flatten().filter(|len| **len as usize >= LARGE).map(|len| record_len(*len).div_ceil(PAGE)).collect();
+    let large: Vec<usize> = lens
+        .iter()
+        .flatten()
+        .filter(|len| **len as usize >= LARGE)
+        .map(|len| record_len(*len).div_ceil(PAGE))
+        .collect();
     let total = first + large.iter().sum::<usize>();
     let least = total.div_ceil(k);
     let mut rows = least;

@@ -47,6 +47,11 @@ impl Volume {
         self.superblock.members.get(usize::from(member)).map_or(MemberState::Failed, |member| member.state)
     }
 
+    /// Whether a device has not failed.
+    pub(super) fn counts(&self, member: u16) -> bool {
+        self.state(member) != MemberState::Failed
+    }
+
     /// Whether what a device has of a group counts.
     pub(super) fn is_trusted(&self, member: u16, group: u32) -> bool {
         match self.state(member) {
@@ -80,7 +85,9 @@ impl Volume {
         }
         let failed = self.superblock.members.iter().filter(|member| member.state == MemberState::Failed).count();
         if failed > self.geometry().m() {
-            self.set_read_only(format!("{failed} devices failed, more than the parity allows; the last: member {member}: {why}"));
+            self.set_read_only(format!(
+                "{failed} devices failed, more than the parity allows; the last: member {member}: {why}"
+            ));
         }
     }
 

@@ -42,9 +42,7 @@ use kvof_io::{Pool, PoolBuf, SharedBuf};
 use kvof_kv::{Key, KvError, KvLimits, KvOutcome, KvRequest, KvResult, ListWriter, OpId, list::entry_len};
 use slab::Slab;
 
-pub use self::config::{
-    AttachError, Durability, NamespaceSpec, OpenError, Phase, Progress, VolumeConfig, VolumeStats,
-};
+pub use self::config::{AttachError, Durability, NamespaceSpec, OpenError, Phase, Progress, VolumeConfig, VolumeStats};
 use self::{
     build::Zeros,
     change::{Change, Job},
@@ -61,8 +59,8 @@ use self::{
 use crate::{
     device::{DeviceDone, DeviceOp, DeviceRequest},
     ec::CpuCode,
-    geometry::Geometry,
     format::{NAMESPACES_MAX, NamespaceMode, NamespaceRecord, Superblock},
+    geometry::Geometry,
     index::{Index, Meta},
     tier::{ReadAhead, Tier, TierKey},
     usage::Usage,
@@ -101,6 +99,8 @@ pub struct Volume {
     groups: Vec<Group>,
     /// How many of them are free.
     free: u32,
+    /// Groups that a crash left freed in one copy of their header; only while opening.
+    half_freed: Vec<u32>,
     /// What all live records cost, bytes.
     live: u64,
     open: Option<OpenGroup>,
@@ -113,6 +113,9 @@ pub struct Volume {
     stripe: u64,
     /// The last stripe that is durable together with all before it.
     committed: u64,
+    /// The first stripe that was acknowledged before it was flushed, and the last one since: numbers, and writes to be flushed.
+    unflushed: Option<(u64, Vec<(u16, u64)>)>,
+    unflushed_latest: Option<(u64, Vec<(u16, u64)>)>,
 
     namespaces: Vec<Option<Namespace>>,
     /// Changes of hosts, and moves, that wait for a stripe.
@@ -448,9 +451,10 @@ impl Volume {
         stats.live = self.live;
         stats.keys = namespaces.clone().map(|n| n.keys).sum();
         stats.index_bytes = namespaces.map(|n| n.index.memory()).sum();
-        stats.table_bytes = self.groups.iter().map(|g| g.stripes.capacity() * size_of::<crate::format::StripeRef>()).sum::<usize>()
-            as u64
-            + (self.groups.capacity() * size_of::<Group>()) as u64;
+        stats.table_bytes =
+            self.groups.iter().map(|g| g.stripes.capacity() * size_of::<crate::format::StripeRef>()).sum::<usize>()
+                as u64
+                + (self.groups.capacity() * size_of::<Group>()) as u64;
         stats.members = self.superblock.members.iter().map(|member| member.state).collect();
         stats.rebuild = self.rebuild.as_ref().map(|rebuild| (rebuild.group, self.groups.len() as u32));
         stats.scrub = self.scrub.as_ref().map(|scrub| (scrub.group, self.groups.len() as u32));
@@ -534,7 +538,10 @@ impl Volume {
 
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Volume").field("shard", &self.config.shard).field("stripe", &self.stripe).finish_non_exhaustive()
+        f.debug_struct("Volume")
+            .field("shard", &self.config.shard)
+            .field("stripe", &self.stripe)
+            .finish_non_exhaustive()
     }
 }
 

@@ -113,7 +113,9 @@ mod tests {
         let last = geometry.groups() - 1;
         let most = (geometry.group_pages() * UNITS_PER_PAGE - 128) as u32;
         for group in [0, 1, last] {
-            for (location, len) in [(0, 0), (1, 100), (most, 4096), (most, (1 << 22) - 1), (most, 1 << 22), (0, VALUE_MAX)] {
+            for (location, len) in
+                [(0, 0), (1, 100), (most, 4096), (most, (1 << 22) - 1), (most, 1 << 22), (0, VALUE_MAX)]
+            {
                 let place = Place { group, location, len };
                 let mut meta = place.meta(&geometry);
                 assert_eq!(find(&geometry, meta), Found::Value(place));

@@ -86,6 +86,7 @@ impl Volume {
             read_only: None,
             groups: vec![Group::FREE; geometry.groups() as usize],
             free: 0,
+            half_freed: Vec::new(),
             live: 0,
             open: None,
             seal_wanted: false,
@@ -94,6 +95,8 @@ impl Volume {
             sequence: 0,
             stripe: 0,
             committed: 0,
+            unflushed: None,
+            unflushed_latest: None,
             namespaces: Vec::new(),
             changes: Default::default(),
             moves: Default::default(),
@@ -207,7 +210,7 @@ impl Volume {
         self.superblock.incarnation = self.incarnation;
         self.superblock.clean = false;
         self.write_superblock_now(io)?;
-        for group in checkpoint {
+        for group in checkpoint.into_iter().chain(std::mem::take(&mut self.half_freed)) {
             self.erase_now(io, group, 0);
         }
         for Unsealed { group, entries } in unsealed {
@@ -264,9 +267,16 @@ impl Volume {
         Ok(buf)
     }
 
-    /// The header at a row, from any of its copies.
-    pub(super) fn read_header(&mut self, io: &mut dyn BlockIo, group: u32, row: u32) -> Option<(StripeHeader, PoolBuf)> {
+    /// The header at a row. Of copies that differ the one with the highest incarnation counts, and one that says that its group
+    /// was freed counts more than any other of the same: a copy that could not be overwritten is older.
+    pub(super) fn read_header(
+        &mut self,
+        io: &mut dyn BlockIo,
+        group: u32,
+        row: u32,
+    ) -> Option<(StripeHeader, PoolBuf)> {
         let geometry = self.geometry();
+        let mut best: Option<(StripeHeader, PoolBuf)> = None;
         for column in geometry.header_columns(row) {
             let member = geometry.member(group, column);
             if !self.trusts(member, group, u64::MAX) {
@@ -279,17 +289,47 @@ impl Volume {
             let fits = match header.kind {
                 StripeKind::Footer => header.rows <= row && row == last - 1,
                 StripeKind::Data | StripeKind::Checkpoint => header.rows < last - row,
+                StripeKind::Freed => header.rows == 0,
             };
             let narrow = usize::from(header.width) <= geometry.k();
-            if here && fits && narrow && self.trusts(member, group, header.incarnation) {
-                return Some((header, page));
+            let rank = |header: &StripeHeader| (header.incarnation, header.kind == StripeKind::Freed);
+            if here
+                && fits
+                && narrow
+                && self.trusts(member, group, header.incarnation)
+                && best.as_ref().is_none_or(|(best, _)| rank(best) < rank(&header))
+            {
+                best = Some((header, page));
             }
         }
-        None
+        best
+    }
+
+    /// Whether a copy of the header at `row` differs from the others.
+    fn copies_differ(&mut self, io: &mut dyn BlockIo, group: u32, row: u32) -> bool {
+        let geometry = self.geometry();
+        let mut first: Option<PoolBuf> = None;
+        for column in geometry.header_columns(row) {
+            if self.trusts(geometry.member(group, column), group, u64::MAX)
+                && let Ok(page) = self.read(io, group, column, row, 1)
+            {
+                match &first {
+                    None => first = Some(page),
+                    Some(first) if **first != *page => return true,
+                    Some(_) => {}
+                }
+            }
+        }
+        false
     }
 
     /// The payload of a stripe, all columns whole; what was missing or wrong is made again, and written if `repair`. `None`: lost.
-    pub(super) fn read_columns(&mut self, io: &mut dyn BlockIo, header: &StripeHeader, repair: bool) -> Option<Columns> {
+    pub(super) fn read_columns(
+        &mut self,
+        io: &mut dyn BlockIo,
+        header: &StripeHeader,
+        repair: bool,
+    ) -> Option<Columns> {
         let geometry = self.geometry();
         let row = if header.kind == StripeKind::Footer { header.row - header.rows } else { header.row + 1 };
         let width = usize::from(header.width);
@@ -351,16 +391,27 @@ impl Volume {
             self.report(progress, Phase::Headers, group.into(), count);
             let first = self.read_header(io, group, 0).map(|(header, _)| header);
             let footer = self.read_header(io, group, geometry.segment_pages() - 1).map(|(header, _)| header);
-            let first = first.filter(|header| header.kind == StripeKind::Data);
-            let footer = footer.filter(|footer| {
-                footer.kind == StripeKind::Footer && first.as_ref().is_none_or(|f| f.incarnation == footer.incarnation)
-            });
             for header in first.iter().chain(&footer) {
                 committed = committed.max(header.committed);
                 self.stripe = self.stripe.max(header.stripe);
                 self.sequence = self.sequence.max(header.opened.saturating_sub(1));
                 self.incarnation = self.incarnation.max(header.incarnation);
             }
+            let freed = |header: &StripeHeader| (header.kind == StripeKind::Freed).then_some(header.incarnation);
+            let freed = first.as_ref().and_then(freed).max(footer.as_ref().and_then(freed));
+            let counts = |header: &StripeHeader| freed.is_none_or(|freed| header.incarnation > freed);
+            // A crash may have come between the copies: from now on all of them say so.
+            if first.as_ref().is_some_and(|header| header.kind == StripeKind::Freed) && self.copies_differ(io, group, 0)
+            {
+                self.half_freed.push(group);
+            }
+            // Row 0 goes last: freed in the footer alone, a group still has all that it had.
+            let first = first.filter(|header| header.kind == StripeKind::Data);
+            let footer = footer.filter(|footer| {
+                footer.kind == StripeKind::Footer
+                    && counts(footer)
+                    && first.as_ref().is_none_or(|f| f.incarnation == footer.incarnation)
+            });
             if let Some(header) = first.as_ref().or(footer.as_ref()) {
                 seen.push(Seen { group, incarnation: header.incarnation, first, footer });
             }
@@ -588,18 +639,19 @@ impl Volume {
         }
     }
 
-    /// Overwrites the copies of a header, and flushes that.
-    pub(super) fn erase_now(&mut self, io: &mut dyn BlockIo, group: u32, row: u32) {
+    /// Marks a group as freed, in the header at `row`, and flushes that.
+    fn erase_now(&mut self, io: &mut dyn BlockIo, group: u32, row: u32) {
         let geometry = self.geometry();
-        let zeros = self.zeros.page();
+        if let Some(state) = self.groups.get_mut(group as usize) {
+            state.incarnation = self.incarnation;
+        }
+        let Some(freed) = self.freed_page(group, row) else { return };
         for column in geometry.header_columns(row) {
             let member = geometry.member(group, column);
-            if self.trusts(member, group, u64::MAX)
-                && let Some(zeros) = &zeros
-            {
+            if self.trusts(member, group, u64::MAX) {
                 let offset = geometry.offset(self.config.shard, group, column, row);
-                if let Err(error) = io.write(member, offset, zeros).and_then(|()| io.flush(member)) {
-                    self.fail_member(member, &format!("the checkpoint could not be freed: {error}"));
+                if let Err(error) = io.write(member, offset, &freed).and_then(|()| io.flush(member)) {
+                    self.fail_member(member, &format!("a group could not be freed: {error}"));
                 }
             }
         }
@@ -608,8 +660,7 @@ impl Volume {
     /// Writes the footer of a group.
     pub(super) fn seal_now(&mut self, io: &mut dyn BlockIo, group: u32, entries: &[Entry]) -> Result<(), OpenError> {
         let shard = self.config.shard;
-        let no_memory =
-            || OpenError::Io { shard, what: "seal a group", source: io::ErrorKind::OutOfMemory.into() };
+        let no_memory = || OpenError::Io { shard, what: "seal a group", source: io::ErrorKind::OutOfMemory.into() };
         let built = self.build_footer(group, entries).ok_or_else(no_memory)?;
         self.write_now(io, &built);
         if let Some(why) = &self.read_only {
@@ -669,9 +720,7 @@ fn read_superblock(config: &VolumeConfig, io: &mut dyn BlockIo, scratch: &Pool) 
     for member in 0..io.members() {
         for slot in 0..2 {
             let Some(mut bytes) = scratch.alloc(SUPERBLOCK_LEN) else { continue };
-            if !io.is_present(member)
-                || io.read(member, config.geometry.superblock(shard, slot), &mut bytes).is_err()
-            {
+            if !io.is_present(member) || io.read(member, config.geometry.superblock(shard, slot), &mut bytes).is_err() {
                 continue;
             }
             match Superblock::decode(&bytes) {

@@ -229,9 +229,11 @@ impl Volume {
             debug_assert!(bytes.len() >= skip + entries.len() * ENTRY_LEN);
         }
         let row = task.first_row();
-        fixes.extend(
-            found.into_iter().filter(|(column, _)| writable(*column)).map(|(column, bytes)| Fix { column, row, bytes }),
-        );
+        fixes.extend(found.into_iter().filter(|(column, _)| writable(*column)).map(|(column, bytes)| Fix {
+            column,
+            row,
+            bytes,
+        }));
         let task = self.tasks.get_mut(id)?;
         task.outcome.entries = entries;
         task.outcome.damaged = damaged;
