@@ -3,7 +3,12 @@
 //! At run time a volume hands out [`DeviceRequest`]s and takes [`DeviceDone`]s, in any order. Start-up, clean stop and the
 //! offline tools use a device directly through [`BlockIo`].
 
-use std::io;
+pub mod driver;
+pub mod memory;
+pub mod sim;
+pub mod standalone;
+
+use std::{io, time::Duration};
 
 use kvof_io::{PoolPart, SharedBuf};
 
@@ -81,4 +86,23 @@ pub trait BlockIo {
     /// # Errors
     /// The device's; also when it is absent.
     fn flush(&mut self, member: u16) -> io::Result<()>;
+}
+
+/// Devices that are asked and answer later, for one or several volumes.
+pub trait Devices {
+    /// Takes a request of the volume of `shard`.
+    fn start(&mut self, shard: u16, request: DeviceRequest);
+
+    /// An answer: shard, token and outcome. `None` if there is none, after waiting at most about `wait` for one (where
+    /// waiting makes sense).
+    ///
+    /// # Errors
+    /// The means of asking itself failed, not a device.
+    fn finish(&mut self, wait: Duration) -> io::Result<Option<(u16, u64, DeviceDone)>>;
+
+    /// Time since some fixed moment.
+    fn now(&self) -> Duration;
+
+    /// The same devices with blocking calls; nothing may be in flight.
+    fn block_io(&mut self) -> &mut dyn BlockIo;
 }
