@@ -92,15 +92,44 @@ impl Volume {
         if batch.is_empty() {
             return false;
         }
+        let mut batch = batch;
+        self.trim(&mut batch);
         let Err(batch) = self.start_stripe(batch) else { return true };
-        // Back to the front, in their order; a completion gives the next try.
-        for change in batch.into_iter().rev() {
+        // A completion gives the next try.
+        self.put_back(batch);
+        false
+    }
+
+    /// Puts changes back to the front, in their order.
+    fn put_back(&mut self, changes: Vec<Change>) {
+        for change in changes.into_iter().rev() {
             match change.origin {
                 Origin::Host(..) => self.changes.push_front(change),
                 Origin::Move(_) => self.moves.push_front(change),
             }
         }
-        false
+    }
+
+    /// Cuts a batch to what the rest of the open group has room for, if that is something: groups are to be filled to the end.
+    fn trim(&mut self, batch: &mut Vec<Change>) {
+        let geometry = self.geometry();
+        let Some(open) = &self.open else { return };
+        let stripes = self.groups.get(open.group as usize).map_or(0, |state| state.stripes.len());
+        let footer = footer_rows(&geometry, stripes + 1, open.entries.len() + batch.len());
+        let rows = geometry.segment_pages().saturating_sub(open.row + footer + 1) as usize;
+        let mut room = rows * geometry.k() * PAGE;
+        let fits = batch.iter().take_while(|change| {
+            let record = record_len(change.len().unwrap_or(0)) + ENTRY_LEN;
+            let bytes = if record > LARGE { record.next_multiple_of(PAGE) } else { record };
+            let left = room.checked_sub(bytes);
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        let fits = fits.count();
+        if fits > 0 && fits < batch.len() {
+            let rest = batch.split_off(fits);
+            self.put_back(rest);
+        }
     }
 
     /// Answers everything that waits: nothing can be written any more.
