@@ -17,4 +17,5 @@ pub mod index;
 pub mod pool;
 pub mod tier;
 pub mod usage;
+pub mod verify;
 pub mod volume;

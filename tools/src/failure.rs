@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Connection = 5,
     /// Conformance or verification failed.
     Check = 6,
+    /// A pool is damaged, and nothing is lost.
+    Damaged = 7,
     /// Ended by SIGINT or SIGTERM.
     Interrupted = 130,
 }
@@ -34,7 +36,8 @@ Exit codes:
   3    a key does not exist
   4    the key exists already
   5    cannot connect, connection lost, or no answer in time
-  6    conformance or verification failed
+  6    conformance or verification failed; of a pool: values are lost
+  7    a pool is damaged or not complete, but nothing is lost
   130  interrupted";
 
 impl From<Exit> for ExitCode {

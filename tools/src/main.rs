@@ -1,4 +1,5 @@
-//! The `kvof` command: looks at, uses, times and checks NVMe Key Value namespaces over fabrics.
+//! The `kvof` command: looks at, uses, times and checks NVMe Key Value namespaces over fabrics, and makes and checks the
+//! pools of devices that kvof-target keeps them on.
 //!
 //! [`cli`] says what can be asked for, [`connect`] finds the subsystem and the namespace, [`commands`] and [`mod@bench`]
 //! do the work through the host library, [`output`] and [`units`] show what came of it, [`failure`] turns errors into exit
@@ -54,6 +55,8 @@ fn run(command: &Command, output: &mut Output) -> anyhow::Result<Exit> {
         Command::Bench(args) => bench::run(args, output),
         Command::Conformance(args) => commands::conformance::run(args, output),
         Command::Format(args) => commands::format::run(args, output),
+        Command::Verify(args) => commands::verify::run(args, output),
         Command::Replace(args) => commands::replace::run(args, output),
+        Command::Dump(args) => commands::dump::run(args, output),
     }
 }

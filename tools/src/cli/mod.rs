@@ -10,8 +10,9 @@ use clap::{Parser, Subcommand};
 use crate::{
     bench::BenchArgs,
     commands::{
-        conformance::ConformanceArgs, delete::DeleteArgs, discover::DiscoverArgs, exist::ExistArgs, format::FormatArgs,
-        info::InfoArgs, list::ListArgs, replace::ReplaceArgs, retrieve::RetrieveArgs, store::StoreArgs,
+        conformance::ConformanceArgs, delete::DeleteArgs, discover::DiscoverArgs, dump::DumpArgs, exist::ExistArgs,
+        format::FormatArgs, info::InfoArgs, list::ListArgs, replace::ReplaceArgs, retrieve::RetrieveArgs,
+        store::StoreArgs, verify::VerifyArgs,
     },
     failure::EXIT_HELP,
 };
@@ -62,7 +63,9 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     Conformance(ConformanceArgs),
     Format(FormatArgs),
+    Verify(VerifyArgs),
     Replace(ReplaceArgs),
+    Dump(DumpArgs),
 }
 
 /// Starts the log, if it is asked for.

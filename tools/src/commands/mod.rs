@@ -3,6 +3,7 @@
 pub(crate) mod conformance;
 pub(crate) mod delete;
 pub(crate) mod discover;
+pub(crate) mod dump;
 pub(crate) mod exist;
 pub(crate) mod format;
 pub(crate) mod info;
@@ -10,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod replace;
 pub(crate) mod retrieve;
 pub(crate) mod store;
+pub(crate) mod verify;
 
 mod keys;
 mod pool;

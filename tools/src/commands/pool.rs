@@ -4,7 +4,8 @@ use std::path::Path;
 
 use kvof_store::{
     format::{Label, Uuid},
-    pool::{PoolError, Problem, value_max},
+    pool::{PoolDevices, PoolError, Problem, value_max},
+    verify::Subject,
 };
 use serde::Serialize;
 
@@ -31,6 +32,17 @@ pub(super) fn pool_error(error: &PoolError) -> anyhow::Error {
         _ => Exit::Failed,
     };
     coded(exit, error)
+}
+
+/// What the labels of open devices say there is to look at.
+pub(super) fn subject(devices: &PoolDevices) -> Subject {
+    let label = devices.label();
+    Subject { pool: label.pool, secret: label.secret, geometry: label.geometry, devices: devices.uuids() }
+}
+
+/// The path of a member's device, or that it is missing.
+pub(super) fn member_path(devices: &PoolDevices, member: u16) -> String {
+    devices.path(member).map_or_else(|| "missing".to_owned(), path)
 }
 
 /// A UUID as people write it.
