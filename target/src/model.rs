@@ -6,14 +6,15 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
 use kvof_kv::KvLimits;
 use kvof_spec::{Csi, nqn::Nqn};
+use kvof_store::usage::Usage;
+pub use kvof_store::{format::NamespaceMode, volume::Durability};
+
+use crate::backend::PoolStatus;
 
 /// Everything that a target serves.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,47 @@ pub struct TargetDef {
     pub subsystems: Vec<SubsystemDef>,
     /// Discovery services elsewhere that this target's discovery log refers to.
     pub referrals: Vec<ReferralDef>,
+    /// Pools of devices, in which KV namespaces lie; unique by name.
+    pub pools: Vec<PoolDef>,
+}
+
+/// A pool of devices: the storage of KV namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolDef {
+    /// What namespaces call it. That of a file which one namespace has for itself is `file:` and its path.
+    pub name: String,
+    /// Where its devices may be, in any order: they tell themselves apart. At least one.
+    pub devices: Vec<PathBuf>,
+    /// Make the only device, a file, where there is none, and format it where it is empty.
+    pub create: Option<FileDef>,
+    /// What it may use.
+    pub limits: PoolLimits,
+}
+
+/// How the file of a namespace is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileDef {
+    /// Its length in bytes, a multiple of 1 MiB.
+    pub bytes: u64,
+    /// Bytes of a segment of its pool, a power of two from 1 MiB to 1 GiB.
+    pub segment: u64,
+}
+
+/// What a pool may use, on all its shards together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Bytes of memory for the index.
+    pub index_memory: u64,
+    /// Bytes of memory for values that are kept to be read again; 0: none.
+    pub tier: u64,
+    /// Bytes of memory for stripes on their way and background work.
+    pub scratch: u64,
+    /// Bytes that are read ahead after an Exist; 0: none.
+    pub read_ahead: u64,
+    /// Bytes a second of a rebuild; 0: as fast as it goes.
+    pub rebuild_rate: u64,
+    /// Bytes a second that scrubbing reads; 0: it does not run by itself.
+    pub scrub_rate: u64,
 }
 
 /// One listening address. A port serves every subsystem and discovery.
@@ -85,7 +127,7 @@ pub enum NamespaceKindDef {
         /// Bytes of values and keys that it may hold (NSZE).
         size: u64,
         /// Where the data lies.
-        storage: StorageDef,
+        storage: KvStorageDef,
     },
     /// NVM (block) command set.
     Nvm {
@@ -98,7 +140,29 @@ pub enum NamespaceKindDef {
     },
 }
 
-/// Where the data of a namespace lies.
+/// Where the data of a KV namespace lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KvStorageDef {
+    /// In memory: gone when the target stops.
+    Memory,
+    /// In a pool of devices.
+    Pool(PoolUse),
+}
+
+/// How a KV namespace uses its pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolUse {
+    /// The pool's name.
+    pub pool: String,
+    /// What happens when there is no room.
+    pub mode: NamespaceMode,
+    /// What an acknowledged Store survives.
+    pub durability: Durability,
+    /// Bytes of the pool that no other namespace can take from it.
+    pub reservation: u64,
+}
+
+/// Where the data of an NVM namespace lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageDef {
     /// In memory: gone when the target stops.
@@ -126,12 +190,12 @@ pub struct Namespace {
 }
 
 /// The changing part of a namespace. Cores update it without locks; each value is exact by itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct NamespaceState {
-    /// Bytes in use (NUSE of a KV namespace).
-    pub used: AtomicU64,
-    /// Keys stored (KV).
-    pub keys: AtomicU64,
+    /// Bytes in use (NUSE) and keys of a KV namespace.
+    pub usage: Usage,
+    /// What the pool tells of itself, once the namespace is served from one.
+    pub pool: OnceLock<Arc<PoolStatus>>,
     /// Feature 20h bit 0, EDNEK: Delete of a missing key is an error.
     pub ednek: AtomicBool,
     /// Set when the namespace has been removed from its subsystem: new commands get Invalid Namespace or Format.
@@ -142,7 +206,12 @@ impl Namespace {
     /// A namespace that has just been added.
     #[must_use]
     pub fn new(def: NamespaceDef, backend: BackendId) -> Arc<Self> {
-        Arc::new(Self { def, backend, state: NamespaceState::default() })
+        let usage = match &def.kind {
+            NamespaceKindDef::Kv { limits, size, .. } => Usage::new(*size, limits.mnks),
+            NamespaceKindDef::Nvm { size, .. } => Usage::new(*size, 0),
+        };
+        let (pool, ednek, removed) = (OnceLock::new(), AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { def, backend, state: NamespaceState { usage, pool, ednek, removed } })
     }
 
     /// Whether it serves the Key Value command set.
@@ -162,11 +231,21 @@ impl Namespace {
 }
 
 impl NamespaceKindDef {
-    /// Where its data lies.
+    /// The file or device that is this namespace's alone.
     #[must_use]
-    pub const fn storage(&self) -> &StorageDef {
+    pub const fn file(&self) -> Option<&PathBuf> {
         match self {
-            Self::Kv { storage, .. } | Self::Nvm { storage, .. } => storage,
+            Self::Nvm { storage: StorageDef::File { path }, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// How it uses its pool, if it lies in one.
+    #[must_use]
+    pub const fn pool(&self) -> Option<&PoolUse> {
+        match self {
+            Self::Kv { storage: KvStorageDef::Pool(pool), .. } => Some(pool),
+            _ => None,
         }
     }
 }

@@ -1,13 +1,12 @@
 //! A KV namespace in memory: the core that a key's hash picks holds the key and its value, in its [`MemoryShard`].
 //! Requests for the keys of other cores travel there as messages; a List asks all of them.
 
-use std::collections::BTreeMap;
-
 use kvof_io::{PoolBuf, SharedBuf};
-use kvof_kv::{Key, KvError, KvOutcome, KvRequest, KvResult, KvStore as _, ListWriter, OpId, list::entry_len};
+use kvof_kv::{Key, KvError, KvRequest, KvResult, KvStore as _, OpId};
 
 use super::{
     Env, IoError, IoOutcome, Submitted,
+    gather::Gathers,
     memory_shard::MemoryShard,
     message::{BackendMessage, Body},
 };
@@ -18,15 +17,7 @@ use crate::model::BackendId;
 pub(super) struct KvMemory {
     shard: MemoryShard,
     /// Lists that wait for other cores.
-    gathers: BTreeMap<OpId, Gather>,
-}
-
-#[derive(Debug)]
-struct Gather {
-    max_bytes: u32,
-    missing: usize,
-    keys: Vec<Key>,
-    failed: Option<KvError>,
+    gathers: Gathers,
 }
 
 /// The core that holds `key`. The hash spreads keys evenly; it is no secret, and a host that picks its keys to meet on
@@ -42,8 +33,8 @@ fn shard_of(key: &Key, cores: usize) -> usize {
 }
 
 impl KvMemory {
-    pub(super) const fn new(shard: MemoryShard) -> Self {
-        Self { shard, gathers: BTreeMap::new() }
+    pub(super) fn new(shard: MemoryShard) -> Self {
+        Self { shard, gathers: Gathers::default() }
     }
 
     /// Runs `request` here or sends it to where its key is.
@@ -88,57 +79,20 @@ impl KvMemory {
             env.send(core, BackendMessage { backend: id, op, body: Body::ListKeys { start, max_bytes } });
         }
         let keys = self.shard.keys(start, max_bytes);
-        self.gathers.insert(op, Gather { max_bytes, missing: env.cores - 1, keys, failed: None });
+        if let Some(result) = self.gathers.list(op, max_bytes, env.cores - 1, keys) {
+            env.done.push_back((op, result));
+        }
     }
 
-    /// Another shard's answer to a List. Each answer holds all of that shard's keys that can be in the list, so the list is
-    /// the beginning of their union.
+    /// Another shard's answer to a List.
     pub(super) fn gather(&mut self, env: &mut Env, op: OpId, keys: Result<Vec<Key>, KvError>) {
-        let Some(gather) = self.gathers.get_mut(&op) else { return };
-        match keys {
-            Ok(keys) => gather.merge(&keys),
-            Err(error) => gather.failed = Some(error),
+        if let Some(result) = self.gathers.keys(op, keys) {
+            env.done.push_back((op, result));
         }
-        gather.missing -= 1;
-        if gather.missing > 0 {
-            return;
-        }
-        let Some(gather) = self.gathers.remove(&op) else { return };
-        let result = match gather.failed {
-            Some(error) => Err(error.into()),
-            None => {
-                let mut list = ListWriter::new(gather.max_bytes);
-                let _ = gather.keys.iter().all(|key| list.push(key));
-                Ok(IoOutcome::Kv(KvOutcome::Listed(list.finish())))
-            }
-        };
-        env.done.push_back((op, result));
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.gathers.is_empty()
-    }
-}
-
-impl Gather {
-    /// Merges `more` into the keys so far and cuts what the list has no room for, so that memory does not grow with cores.
-    fn merge(&mut self, more: &[Key]) {
-        let mut room = (self.max_bytes as usize).saturating_sub(size_of::<u32>());
-        let mut merged = Vec::with_capacity(self.keys.len().max(more.len()));
-        let (mut left, mut right) = (self.keys.iter().peekable(), more.iter().peekable());
-        loop {
-            let next = match (left.peek(), right.peek()) {
-                (Some(l), Some(r)) if l <= r => left.next(),
-                (Some(_), None) => left.next(),
-                (_, Some(_)) => right.next(),
-                (None, None) => None,
-            };
-            let Some(key) = next else { break };
-            let Some(rest) = room.checked_sub(entry_len(key.len())) else { break };
-            room = rest;
-            merged.push(*key);
-        }
-        self.keys = merged;
     }
 }
 

@@ -22,8 +22,7 @@ use kvof_kv::{
     Key, KvError, KvLimits, KvOutcome, KvRequest, KvResult, KvStore, KvUsage, ListWriter, OpId, StoreOptions,
     list::entry_len,
 };
-
-use super::usage::{Usage, footprint};
+use kvof_store::usage::{Usage, footprint};
 
 /// Longest value that is copied out of its pool buffer, bytes.
 const COPY_MAX: usize = 2048;
@@ -99,14 +98,13 @@ impl MemoryShard {
             }
             KvRequest::Delete { key } => {
                 let value = self.index.remove(&key).ok_or(KvError::KeyDoesNotExist)?;
-                self.usage.remove(footprint(&key, value.bytes.len() as u64));
+                self.usage.remove(footprint(&key, len_of(&value.bytes)));
                 self.room.give_back(value.pooled);
                 Ok(KvOutcome::Deleted)
             }
             KvRequest::Exist { key } => {
                 let value = self.index.get(&key).ok_or(KvError::KeyDoesNotExist)?;
-                let len = u32::try_from(value.bytes.len()).map_err(|_| KvError::Internal)?;
-                Ok(KvOutcome::Exists { len })
+                Ok(KvOutcome::Exists { len: len_of(&value.bytes) })
             }
             KvRequest::List { start, max_bytes } => {
                 let mut list = ListWriter::new(max_bytes);
@@ -123,8 +121,8 @@ impl MemoryShard {
             return Err(KvError::InvalidValueSize);
         }
         let old_pooled = old.map_or(0, |old| old.pooled);
-        let old = old.map(|old| footprint(&key, old.bytes.len() as u64));
-        let new = footprint(&key, value.len() as u64);
+        let old = old.map(|old| footprint(&key, len_of(&old.bytes)));
+        let new = footprint(&key, len_of(&value));
         let pooled = if value.len() <= COPY_MAX { 0 } else { value.capacity() };
         if !self.usage.reserve(old, new) {
             return Err(KvError::CapacityExceeded);
@@ -187,8 +185,13 @@ impl KvStore for MemoryShard {
     }
 }
 
+/// Length of a stored value, which is at most KVVML.
+fn len_of(value: &[u8]) -> u32 {
+    u32::try_from(value.len()).unwrap_or(u32::MAX)
+}
+
 /// What Store's conditions say, given whether the key exists.
-pub(super) fn check_conditions(options: StoreOptions, exists: bool) -> Result<(), KvError> {
+fn check_conditions(options: StoreOptions, exists: bool) -> Result<(), KvError> {
     if exists && options.contains(StoreOptions::MUST_NOT_EXIST) {
         return Err(KvError::KeyExists);
     }
@@ -207,13 +210,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::{backend::tests::rig::kv_namespace, model::StorageDef};
 
     #[test]
     fn a_shard_alone_conforms() {
         let limits = KvLimits { kvkml: 16, kvvml: 1 << 20, mnks: 0, novg: 4096 };
         let size = 1 << 30;
-        let (usage, limits) = Usage::new(&kv_namespace(limits, size, StorageDef::Memory)).unwrap();
+        let usage = Usage::new(size, limits.mnks);
         let pool = Pool::new(PoolConfig { limit: kv_memory_pool(size) as usize, shards: 1 });
         let shard = MemoryShard::new(usage, limits, PoolRoom::new(pool.limit(), size), pool);
         let port = StorePort::new(shard, 1, 1 << 20, "one shard in memory");

@@ -25,4 +25,8 @@ pub(super) enum Body {
     ListKeys { start: Option<Key>, max_bytes: u32 },
     /// Those keys, in order.
     Keys(Result<Vec<Key>, KvError>),
+    /// Flush what you have of the storage.
+    Flush,
+    /// What came of it.
+    Flushed(Result<(), KvError>),
 }

@@ -3,7 +3,7 @@
 //! | storage | who works | how |
 //! |---|---|---|
 //! | KV in memory | the core that the key's hash picks | other cores send it the request; List asks all |
-//! | KV in a file | one core, by the namespace's identifier | others send it the request ([`kv_file`]) |
+//! | KV in a pool | the core of the key's shard, with its volume ([`pool`]) | others send it the request; List and Flush ask all |
 //! | NVM in memory | every core | one shared [`Region`](kvof_io::Region) |
 //! | NVM in a file | every core | its own ring, on one shared file |
 //!
@@ -13,31 +13,43 @@
 //! Every request is answered exactly once, also when its namespace is detached meanwhile.
 
 mod disk;
-mod kv_file;
+mod gather;
 mod kv_memory;
 mod memory_shard;
 mod message;
 mod nvm_file;
 mod nvm_memory;
 mod open;
-mod usage;
+mod pool;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use kvof_io::{Pool, PoolBuf, SharedBuf};
+use kvof_io::{DiskFile, Pool, PoolBuf, SharedBuf};
 pub use kvof_kv::OpId;
 use kvof_kv::{KvError, KvOutcome, KvRequest};
 use kvof_spec::Status;
+use kvof_store::{
+    format::Uuid,
+    volume::{AttachError, NamespaceSpec, Volume},
+};
 
-use self::{disk::DiskQueue, message::Body, open::PartKind};
+use self::{
+    disk::{DiskQueue, Owner},
+    kv_memory::KvMemory,
+    message::Body,
+    open::PartKind,
+    pool::{Ended, Pooled},
+};
 pub use self::{
     disk::{DiskRequest, DiskResult},
     memory_shard::kv_memory_pool,
     message::BackendMessage,
-    open::{BackendPart, OpenError, open},
+    open::{BackendPart, OpenError, namespace_spec, open},
+    pool::{DeviceChange, OpenPool, OpenProgress, PoolHandle, PoolId, PoolOpenError, PoolPart, PoolStatus},
 };
 use crate::{
     model::{BackendId, Namespace},
@@ -49,6 +61,8 @@ use crate::{
 pub enum IoRequest {
     /// To a KV namespace.
     Kv(KvRequest<PoolBuf>),
+    /// Flush, to a KV namespace.
+    KvFlush,
     /// To a block namespace.
     Nvm(NvmRequest),
 }
@@ -118,6 +132,8 @@ pub struct ByteRange {
 pub enum IoOutcome {
     /// KV.
     Kv(KvOutcome<SharedBuf>),
+    /// A KV namespace was flushed.
+    Flushed,
     /// A block command without data for the host.
     Nvm,
     /// What was read.
@@ -161,6 +177,11 @@ enum Origin {
 #[derive(Debug)]
 pub struct Backends {
     parts: BTreeMap<BackendId, Part>,
+    pools: BTreeMap<PoolId, PoolPart>,
+    /// Volumes at rest, of pools that are drained.
+    closed: VecDeque<(PoolId, u16, Box<Volume>)>,
+    /// The volumes of pools may have something to say.
+    stirred: bool,
     env: Env,
 }
 
@@ -173,8 +194,6 @@ struct Env {
     done: VecDeque<(OpId, IoResult)>,
     disk: DiskQueue,
     outbox: VecDeque<(usize, BackendMessage)>,
-    /// Requests of other cores that wait for memory of the pool.
-    hungry: usize,
 }
 
 #[derive(Debug)]
@@ -195,9 +214,57 @@ impl Backends {
             done: VecDeque::new(),
             disk: DiskQueue::default(),
             outbox: VecDeque::new(),
-            hungry: 0,
         };
-        Self { parts: BTreeMap::new(), env }
+        Self { parts: BTreeMap::new(), pools: BTreeMap::new(), closed: VecDeque::new(), stirred: false, env }
+    }
+
+    /// Adds this core's part of a pool, before that of any namespace in it.
+    pub fn attach_pool(&mut self, part: PoolPart) {
+        self.pools.insert(part.id(), part);
+        self.stirred = true;
+    }
+
+    /// Serves a namespace from a pool that is here already, under the storage's identifier `id`.
+    ///
+    /// # Errors
+    /// What a volume of this core says.
+    pub fn attach_pooled(&mut self, id: BackendId, pool: PoolId, spec: &NamespaceSpec) -> Result<(), PoolAttachError> {
+        let part = self.pools.get_mut(&pool).filter(|part| part.is_open()).ok_or(PoolAttachError::Closed)?;
+        let slots = part.attach(spec)?;
+        let kind = PartKind::Pooled(Pooled::new(pool, spec.durability, slots));
+        self.parts.insert(id, Part { kind, detached: false });
+        self.stirred = true;
+        Ok(())
+    }
+
+    /// Takes no more requests for namespaces in the pool, and lets go of its volumes as they come to rest:
+    /// [`Self::poll_closed`]. Its namespaces should be detached before.
+    pub fn detach_pool(&mut self, id: PoolId) {
+        if let Some(pool) = self.pools.get_mut(&id) {
+            pool.drain();
+            self.stirred = true;
+        }
+    }
+
+    /// A volume of a detached pool that is at rest, to be closed by whoever opened it; the pool, and the volume's shard.
+    pub fn poll_closed(&mut self) -> Option<(PoolId, u16, Box<Volume>)> {
+        self.closed.pop_front()
+    }
+
+    /// The device of `member` was taken away (`None`, and `why`), or is there again under this UUID.
+    pub fn handle_device(&mut self, pool: PoolId, member: u16, device: Option<(Uuid, Arc<DiskFile>)>, why: &str) {
+        if let Some(pool) = self.pools.get_mut(&pool) {
+            pool.device(member, device, why);
+            self.stirred = true;
+        }
+    }
+
+    /// Time has passed; `now` counts from any moment that stays the same. To be called every 100 ms at least.
+    pub fn handle_time(&mut self, now: Duration) {
+        for pool in self.pools.values_mut() {
+            pool.handle_time(now);
+            self.stirred = true;
+        }
     }
 
     /// Adds this core's part of a storage. All cores must have theirs before hosts see the namespace.
@@ -205,66 +272,66 @@ impl Backends {
         self.parts.insert(id, Part { kind: part.0, detached: false });
     }
 
-    /// Takes no more requests for the storage `id`, and closes it when those in flight have ended. What waits for another
-    /// request is answered Namespace Not Ready.
+    /// Takes no more requests for the storage `id`, and closes it when those in flight have ended.
     pub fn detach(&mut self, id: BackendId) {
         if let Some(part) = self.parts.get_mut(&id) {
             part.detached = true;
-            if let PartKind::KvFile(file) = &mut part.kind {
-                file.drain(&mut self.env);
-            }
         }
         self.sweep(id);
     }
 
     /// Submits `request` to the storage `id` of `ns`. `op` must differ from those of all other requests in flight.
     pub fn submit(&mut self, op: OpId, id: BackendId, ns: &Arc<Namespace>, request: IoRequest) -> Submitted {
-        let not_ready = || match &request {
-            IoRequest::Kv(_) => Submitted::Done(Err(KvError::NotReady.into())),
+        let not_ready = |request: &IoRequest| match request {
+            IoRequest::Kv(_) | IoRequest::KvFlush => Submitted::Done(Err(KvError::NotReady.into())),
             IoRequest::Nvm(_) => Submitted::Done(Err(IoError::Nvm(Status::NAMESPACE_NOT_READY))),
         };
         let part = match self.parts.get_mut(&id) {
             Some(part) if !part.detached && ns.backend == id => part,
-            _ => return not_ready(),
+            _ => return not_ready(&request),
         };
         let env = &mut self.env;
         match (&mut part.kind, request) {
             (PartKind::KvMemory(store), IoRequest::Kv(request)) => store.submit(env, id, op, request),
-            (PartKind::KvFile(store), IoRequest::Kv(request)) => store.submit(env, op, request),
-            (PartKind::KvFileElsewhere { owner }, IoRequest::Kv(request)) => {
-                env.send(*owner, BackendMessage { backend: id, op, body: Body::Request(request) });
-                Submitted::Pending
+            (PartKind::KvMemory(_), IoRequest::KvFlush) => Submitted::Done(Ok(IoOutcome::Flushed)),
+            (PartKind::Pooled(store), request @ (IoRequest::Kv(_) | IoRequest::KvFlush)) => {
+                let Some(pool) = self.pools.get_mut(&store.pool()).filter(|pool| pool.is_open()) else {
+                    return not_ready(&request);
+                };
+                self.stirred = true;
+                match request {
+                    IoRequest::Kv(request) => store.submit(env, pool, id, op, request),
+                    _ => store.flush(env, pool, id, op),
+                }
             }
             (PartKind::NvmMemory(store), IoRequest::Nvm(request)) => Submitted::Done(store.execute(&request)),
             (PartKind::NvmFile(store), IoRequest::Nvm(request)) => store.submit(env, id, op, request),
-            (_, IoRequest::Kv(_)) => Submitted::Done(Err(KvError::Internal.into())),
+            (_, IoRequest::Kv(_) | IoRequest::KvFlush) => Submitted::Done(Err(KvError::Internal.into())),
             (_, IoRequest::Nvm(_)) => Submitted::Done(Err(IoError::Nvm(Status::INTERNAL_ERROR))),
         }
     }
 
-    /// A request that has ended, or `None` if there is none now. Also gives requests of other cores that wait for memory
-    /// of the pool another try.
+    /// A request that has ended, or `None` if there is none now. Also gives reads that wait for memory of the pool another
+    /// try.
     pub fn poll(&mut self) -> Option<(OpId, Result<IoOutcome, IoError>)> {
-        if self.env.hungry > 0 {
-            for part in self.parts.values_mut() {
-                if let PartKind::KvFile(store) = &mut part.kind {
-                    store.retry_hungry(&mut self.env);
-                }
-            }
+        if self.env.done.is_empty() {
+            self.pump();
         }
         self.env.done.pop_front()
     }
 
     /// Whether requests wait here for memory of the pool: [`Self::poll`] is to be called when some has come back.
     #[must_use]
-    pub const fn wants_memory(&self) -> bool {
-        self.env.hungry > 0
+    pub fn wants_memory(&self) -> bool {
+        self.pools.values().any(PoolPart::wants_memory)
     }
 
-    /// Whether nothing is under way: no disk operation, no message, no result that has not been fetched.
+    /// Whether nothing is under way: no disk operation, no message, no result that has not been fetched, and no pool that
+    /// has not come to rest.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.env.done.is_empty() && self.env.outbox.is_empty() && self.env.disk.is_idle()
+        let Env { done, outbox, disk, .. } = &self.env;
+        done.is_empty() && outbox.is_empty() && disk.is_idle() && self.closed.is_empty() && self.pools.is_empty()
     }
 
     /// A disk operation to start; its result goes to [`Self::handle_disk`].
@@ -274,15 +341,21 @@ impl Backends {
 
     /// The disk operation `token` has ended.
     pub fn handle_disk(&mut self, token: u64, result: DiskResult) {
-        let Some((id, tag)) = self.env.disk.take(token) else { return };
-        if let Some(part) = self.parts.get_mut(&id) {
-            match &mut part.kind {
-                PartKind::KvFile(store) => store.handle_disk(&mut self.env, tag, result),
-                PartKind::NvmFile(store) => store.handle_disk(&mut self.env, id, tag, result),
-                PartKind::KvMemory(_) | PartKind::KvFileElsewhere { .. } | PartKind::NvmMemory(_) => {}
+        match self.env.disk.take(token) {
+            Some(Owner::Nvm(id, request)) => {
+                if let Some(Part { kind: PartKind::NvmFile(store), .. }) = self.parts.get_mut(&id) {
+                    store.handle_disk(&mut self.env, id, request, result);
+                }
+                self.sweep(id);
             }
+            Some(Owner::Volume { pool, shard, token }) => {
+                if let Some(pool) = self.pools.get_mut(&pool) {
+                    pool.handle_disk(shard, token, result);
+                    self.stirred = true;
+                }
+            }
+            None => {}
         }
-        self.sweep(id);
     }
 
     /// A message for another core's [`Self::handle_message`], and that core. Messages between two cores must arrive in
@@ -296,30 +369,86 @@ impl Backends {
         let BackendMessage { backend: id, op, body } = message;
         let env = &mut self.env;
         let part = self.parts.get_mut(&id);
+        let origin = Origin::Core(from, op);
         match body {
             Body::Result(result) => env.done.push_back((op, result)),
-            Body::Request(request) => match part.filter(|part| !part.detached).map(|part| &mut part.kind) {
-                Some(PartKind::KvMemory(store)) => {
+            Body::Request(request) => match live(part, &mut self.pools) {
+                Some(Live::Memory(store)) => {
                     let result = store.execute(op, request);
-                    env.finish(id, Origin::Core(from, op), result.map(IoOutcome::Kv).map_err(IoError::Kv));
+                    env.finish(id, origin, result.map(IoOutcome::Kv).map_err(IoError::Kv));
                 }
-                Some(PartKind::KvFile(store)) => store.submit_for(env, Origin::Core(from, op), request),
-                _ => env.finish(id, Origin::Core(from, op), Err(KvError::NotReady.into())),
+                Some(Live::Pooled(store, pool)) => {
+                    store.execute(env, pool, id, origin, request);
+                    self.stirred = true;
+                }
+                None => env.finish(id, origin, Err(KvError::NotReady.into())),
             },
             Body::ListKeys { start, max_bytes } => {
-                let keys = match part.filter(|part| !part.detached).map(|part| &mut part.kind) {
-                    Some(PartKind::KvMemory(store)) => Ok(store.keys(start, max_bytes)),
-                    _ => Err(KvError::NotReady),
+                let keys = match live(part, &mut self.pools) {
+                    Some(Live::Memory(store)) => Ok(store.keys(start, max_bytes)),
+                    Some(Live::Pooled(store, pool)) => Ok(store.keys(pool, start, max_bytes)),
+                    None => Err(KvError::NotReady),
                 };
                 env.send(from, BackendMessage { backend: id, op, body: Body::Keys(keys) });
             }
-            Body::Keys(keys) => {
-                if let Some(PartKind::KvMemory(store)) = part.map(|part| &mut part.kind) {
-                    store.gather(env, op, keys);
+            Body::Keys(keys) => match part.map(|part| &mut part.kind) {
+                Some(PartKind::KvMemory(store)) => store.gather(env, op, keys),
+                Some(PartKind::Pooled(store)) => store.gather_keys(env, op, keys),
+                _ => {}
+            },
+            Body::Flush => match live(part, &mut self.pools) {
+                Some(Live::Pooled(store, pool)) => {
+                    store.flush_for(env, pool, id, (from, op));
+                    self.stirred = true;
+                }
+                Some(Live::Memory(_)) => env.flushed(id, (from, op), Ok(())),
+                None => env.flushed(id, (from, op), Err(KvError::NotReady)),
+            },
+            Body::Flushed(result) => {
+                if let Some(PartKind::Pooled(store)) = part.map(|part| &mut part.kind) {
+                    store.gather_flush(env, op, result);
                 }
             }
         }
         self.sweep(id);
+    }
+
+    /// Moves what the volumes have to say.
+    fn pump(&mut self) {
+        if !self.stirred && !self.wants_memory() {
+            return;
+        }
+        self.stirred = false;
+        let mut ended = Vec::new();
+        for pool in self.pools.values_mut() {
+            pool.pump(&mut self.env.disk, &mut ended);
+        }
+        for one in ended {
+            let (id, answer) = match one {
+                Ended::Request(id, origin, result) => {
+                    self.env.finish(id, origin, result.map(IoOutcome::Kv).map_err(IoError::Kv));
+                    (id, None)
+                }
+                Ended::Flush(id, Origin::Core(core, op), result) => {
+                    self.env.flushed(id, (core, op), result);
+                    (id, None)
+                }
+                Ended::Flush(id, Origin::Here(op), result) => (id, Some((op, result))),
+            };
+            if let Some(Part { kind: PartKind::Pooled(store), .. }) = self.parts.get_mut(&id) {
+                store.ended();
+                if let Some((op, result)) = answer {
+                    store.gather_flush(&mut self.env, op, result);
+                }
+            }
+            self.sweep(id);
+        }
+        for (id, pool) in &mut self.pools {
+            while let Some((shard, volume)) = pool.poll_closed() {
+                self.closed.push_back((*id, shard, volume));
+            }
+        }
+        self.pools.retain(|_, pool| !pool.is_closed());
     }
 
     /// Drops the storage `id` if it is detached and nothing is in flight.
@@ -328,15 +457,47 @@ impl Backends {
             part.detached
                 && match &part.kind {
                     PartKind::KvMemory(store) => store.is_idle(),
-                    PartKind::KvFile(store) => store.is_idle(),
+                    PartKind::Pooled(store) => store.is_idle(),
                     PartKind::NvmFile(store) => store.is_idle(),
-                    PartKind::KvFileElsewhere { .. } | PartKind::NvmMemory(_) => true,
+                    PartKind::NvmMemory(_) => true,
                 }
         });
-        if over {
-            self.parts.remove(&id);
+        if over
+            && let Some(Part { kind: PartKind::Pooled(store), .. }) = self.parts.remove(&id)
+            && let Some(pool) = self.pools.get_mut(&store.pool())
+        {
+            store.leave(pool);
+            self.stirred = true;
         }
     }
+}
+
+/// Storage of keys that takes requests.
+enum Live<'a> {
+    Memory(&'a mut KvMemory),
+    Pooled(&'a mut Pooled, &'a mut PoolPart),
+}
+
+fn live<'a>(part: Option<&'a mut Part>, pools: &'a mut BTreeMap<PoolId, PoolPart>) -> Option<Live<'a>> {
+    match &mut part.filter(|part| !part.detached)?.kind {
+        PartKind::KvMemory(store) => Some(Live::Memory(store)),
+        PartKind::Pooled(store) => {
+            let pool = pools.get_mut(&store.pool()).filter(|pool| pool.is_open())?;
+            Some(Live::Pooled(store, pool))
+        }
+        PartKind::NvmMemory(_) | PartKind::NvmFile(_) => None,
+    }
+}
+
+/// Why a namespace cannot be served from a pool that is open.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PoolAttachError {
+    /// What a volume says.
+    #[error(transparent)]
+    Volume(#[from] AttachError),
+    /// The pool is on its way out, or a core is.
+    #[error("the pool is being closed; try again when it is")]
+    Closed,
 }
 
 impl Env {
@@ -351,6 +512,11 @@ impl Env {
                 self.send(core, BackendMessage { backend: id, op, body: Body::Result(result) });
             }
         }
+    }
+
+    /// Answers another core's Flush.
+    fn flushed(&mut self, id: BackendId, (core, op): (usize, OpId), result: Result<(), KvError>) {
+        self.send(core, BackendMessage { backend: id, op, body: Body::Flushed(result) });
     }
 }
 

@@ -15,7 +15,7 @@ use slab::Slab;
 
 use super::{
     Env, IoError, IoOutcome, IoRequest, IoResult, NvmRequest, OpId, Submitted,
-    disk::{DiskResult, DiskTag, aligned_block},
+    disk::{DiskResult, Owner, aligned_zeros},
 };
 use crate::{model::BackendId, namespace::DataOut};
 
@@ -74,7 +74,7 @@ impl NvmFile {
     /// One for each of `cores`; `None` if the pool has no memory for them.
     pub(super) fn for_cores(file: DiskFile, size: u64, cores: usize, pool: &Pool) -> Option<Vec<Self>> {
         let file = Arc::new(file);
-        let zeros = aligned_block(ZEROS_LEN, |_| {});
+        let zeros = aligned_zeros(ZEROS_LEN);
         let store = |_| {
             Some(Self {
                 file: Arc::clone(&file),
@@ -92,7 +92,7 @@ impl NvmFile {
         let out_of_range = Submitted::Done(Err(IoError::Nvm(Status::LBA_OUT_OF_RANGE)));
         let size = self.size;
         let within = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= size);
-        let add = |requests: &mut Slab<Request>, step| (id, DiskTag::Nvm(requests.insert(Request { op, step })));
+        let add = |requests: &mut Slab<Request>, step| Owner::Nvm(id, requests.insert(Request { op, step }));
         match request {
             NvmRequest::Read { offset, len } if within(offset, u64::from(len)) => match env.pool.alloc(len as usize) {
                 Some(buf) => {
@@ -129,8 +129,8 @@ impl NvmFile {
         Submitted::Pending
     }
 
-    pub(super) fn handle_disk(&mut self, env: &mut Env, id: BackendId, tag: DiskTag, result: DiskResult) {
-        let DiskTag::Nvm(key) = tag else { return };
+    /// The disk operation of the request `key` has ended.
+    pub(super) fn handle_disk(&mut self, env: &mut Env, id: BackendId, key: usize, result: DiskResult) {
         let Some(request) = self.requests.get_mut(key) else { return };
         let outcome: IoResult = match (&mut request.step, result) {
             (Step::Zero { in_flight, failed, .. }, DiskResult::Write { result }) => {
@@ -141,7 +141,7 @@ impl NvmFile {
             }
             (step @ Step::WriteThrough, DiskResult::Write { result: Ok(()) }) => {
                 *step = Step::Last;
-                env.disk.sync((id, tag), &self.file);
+                env.disk.sync(Owner::Nvm(id, key), &self.file);
                 return;
             }
             (Step::Read, DiskResult::Read { buf, result }) => match result {
@@ -181,7 +181,7 @@ impl NvmFile {
                     true => Err(IoError::Nvm(Status::WRITE_FAULT)),
                 }
             }
-            (_, DiskResult::Read { .. }) => Err(IoError::Nvm(Status::INTERNAL_ERROR)),
+            (_, DiskResult::Read { .. } | DiskResult::ReadPart { .. }) => Err(IoError::Nvm(Status::INTERNAL_ERROR)),
         };
         let Request { op, step } = self.requests.remove(key);
         env.done.push_back((op, outcome));
@@ -197,7 +197,7 @@ impl NvmFile {
         let Some(Request { step: Step::Compare { offset, equal, .. }, .. }) = self.requests.get(key) else { return };
         // Reads may go beyond the range, and then the end of the file: what counts is that its bytes are there.
         if let Some(buf) = self.compare_buf.take() {
-            env.disk.read((id, DiskTag::Nvm(key)), &self.file, offset + *equal as u64, buf);
+            env.disk.read(Owner::Nvm(id, key), &self.file, offset + *equal as u64, buf);
         }
     }
 
@@ -208,7 +208,7 @@ impl NvmFile {
         while !*failed && *next < *end && *in_flight < ZEROS_IN_FLIGHT {
             let len = usize::try_from(*end - *next).map_or(ZEROS_LEN, |left| left.min(ZEROS_LEN));
             let Some(zeros) = self.zeros.slice(..len) else { break };
-            env.disk.write((id, DiskTag::Nvm(key)), &self.file, *next, zeros);
+            env.disk.write(Owner::Nvm(id, key), &self.file, *next, zeros);
             *next += len as u64;
             *in_flight += 1;
         }
@@ -217,7 +217,7 @@ impl NvmFile {
         }
         if *fua && !*failed {
             *step = Step::Last;
-            env.disk.sync((id, DiskTag::Nvm(key)), &self.file);
+            env.disk.sync(Owner::Nvm(id, key), &self.file);
             return;
         }
         let outcome = if *failed { Err(IoError::Nvm(Status::WRITE_FAULT)) } else { Ok(IoOutcome::Nvm) };

@@ -7,17 +7,18 @@ use std::{
     sync::Arc,
 };
 
-use kvof_io::{DiskError, DiskFile, DiskOpenOptions, PAGE_SIZE, Pool, Region};
+use kvof_io::{DiskError, DiskFile, DiskOpenOptions, Pool, Region};
+use kvof_store::volume::NamespaceSpec;
 
 use super::{
-    kv_file::{FormatError, KvFile},
+    PoolAttachError,
     kv_memory::KvMemory,
     memory_shard::{MemoryShard, PoolRoom},
     nvm_file::NvmFile,
     nvm_memory::NvmMemory,
-    usage::Usage,
+    pool::Pooled,
 };
-use crate::model::{Namespace, NamespaceKindDef, StorageDef};
+use crate::model::{KvStorageDef, Namespace, NamespaceKindDef, StorageDef};
 
 /// One core's part of a storage, for [`Backends::attach`](super::Backends::attach).
 #[derive(Debug)]
@@ -26,12 +27,7 @@ pub struct BackendPart(pub(super) PartKind);
 #[derive(Debug)]
 pub(super) enum PartKind {
     KvMemory(KvMemory),
-    /// On the core that owns the file.
-    KvFile(Box<KvFile>),
-    /// On the others.
-    KvFileElsewhere {
-        owner: usize,
-    },
+    Pooled(Pooled),
     NvmMemory(NvmMemory),
     NvmFile(NvmFile),
 }
@@ -50,7 +46,7 @@ pub enum OpenError {
         hint: &'static str,
     },
     /// There is nothing at the path, and it is no place to make a file.
-    #[error("namespace {nsid}: there is no {path}; {hint}")]
+    #[error("namespace {nsid}: {path}: {hint}")]
     Missing {
         /// The namespace.
         nsid: u32,
@@ -69,15 +65,23 @@ pub enum OpenError {
         /// What is wrong with it, and what would be right.
         problem: String,
     },
-    /// The file does not hold what the configuration says.
-    #[error("namespace {nsid}: {path}: {source}")]
-    Format {
+    /// The pool cannot have the namespace.
+    #[error("namespace {nsid}: pool {pool}: {source}")]
+    Attach {
         /// The namespace.
         nsid: u32,
-        /// The path.
-        path: PathBuf,
-        /// What was found.
-        source: FormatError,
+        /// The pool.
+        pool: String,
+        /// Why.
+        source: PoolAttachError,
+    },
+    /// The namespace lies in a pool, which its storage has to be opened through.
+    #[error("namespace {nsid} lies in pool {pool}, which is not open")]
+    NoPool {
+        /// The namespace.
+        nsid: u32,
+        /// The pool.
+        pool: String,
     },
     /// Memory for the namespace.
     #[error(
@@ -95,25 +99,21 @@ pub enum OpenError {
 }
 
 /// Opens the storage of `ns` for `cores` cores: the part of core 0 comes first. A file that does not exist is made (but not
-/// under `/dev`), and a KV file is formatted if it holds nothing yet. May take long: a KV file is scanned. Blocks.
-///
-/// Sets the namespace's usage to what was found.
+/// under `/dev`). A namespace in a pool is not opened here, but attached to its pool.
 ///
 /// # Errors
 /// [`OpenError`].
 pub fn open(ns: &Arc<Namespace>, cores: usize, pool: &Pool) -> Result<Vec<BackendPart>, OpenError> {
     let cores = cores.max(1);
     let parts: Vec<PartKind> = match &ns.def.kind {
-        NamespaceKindDef::Kv { storage: StorageDef::Memory, size, .. } => {
+        NamespaceKindDef::Kv { storage: KvStorageDef::Memory, size, limits } => {
             let room = PoolRoom::new(pool.limit(), *size);
-            let shards = (0..cores).filter_map(|_| {
-                let (usage, limits) = Usage::new(ns)?;
-                let shard = MemoryShard::new(usage, limits, room.clone(), pool.clone());
-                Some(PartKind::KvMemory(KvMemory::new(shard)))
-            });
-            shards.collect()
+            let shard = |_| MemoryShard::new(ns.state.usage.clone(), *limits, room.clone(), pool.clone());
+            (0..cores).map(|core| PartKind::KvMemory(KvMemory::new(shard(core)))).collect()
         }
-        NamespaceKindDef::Kv { storage: StorageDef::File { path }, size, .. } => kv_file(ns, path, *size, cores, pool)?,
+        NamespaceKindDef::Kv { storage: KvStorageDef::Pool(pool), .. } => {
+            return Err(OpenError::NoPool { nsid: ns.def.nsid, pool: pool.pool.clone() });
+        }
         NamespaceKindDef::Nvm { storage: StorageDef::Memory, block_size, size } => {
             let no_memory = |source| OpenError::Memory { nsid: ns.def.nsid, size: *size, source };
             check_multiple(ns, *size, u64::from(*block_size))?;
@@ -145,21 +145,18 @@ pub fn open(ns: &Arc<Namespace>, cores: usize, pool: &Pool) -> Result<Vec<Backen
     Ok(parts.into_iter().map(BackendPart).collect())
 }
 
-fn kv_file(ns: &Arc<Namespace>, path: &Path, size: u64, cores: usize, pool: &Pool) -> Result<Vec<PartKind>, OpenError> {
-    check_multiple(ns, size, PAGE_SIZE as u64)?;
-    let file = open_disk(ns, path, size, true)?;
-    let store = KvFile::open(ns, file, size, pool).map_err(|source| OpenError::Format {
-        nsid: ns.def.nsid,
-        path: path.to_owned(),
-        source,
-    })?;
-    let owner = ns.backend.0 as usize % cores;
-    let mut store = Some(Box::new(store));
-    let part = |core| match store.take_if(|_| core == owner) {
-        Some(store) => PartKind::KvFile(store),
-        None => PartKind::KvFileElsewhere { owner },
-    };
-    Ok((0..cores).map(part).collect())
+/// What each of the `shards` volumes of its pool is told of `ns`; `None` for one that lies in no pool.
+#[must_use]
+pub fn namespace_spec(ns: &Namespace, shards: u16) -> Option<NamespaceSpec> {
+    let NamespaceKindDef::Kv { limits, storage: KvStorageDef::Pool(pool), .. } = &ns.def.kind else { return None };
+    Some(NamespaceSpec {
+        uuid: ns.def.uuid,
+        mode: pool.mode,
+        durability: pool.durability,
+        limits: *limits,
+        usage: ns.state.usage.clone(),
+        reservation: pool.reservation.div_ceil(u64::from(shards.max(1))),
+    })
 }
 
 fn check_multiple(ns: &Namespace, size: u64, of: u64) -> Result<(), OpenError> {
@@ -176,16 +173,7 @@ fn open_disk(ns: &Namespace, path: &Path, size: u64, direct: bool) -> Result<Dis
     let nsid = ns.def.nsid;
     let is_new = !path.exists();
     if is_new {
-        let missing = |hint| OpenError::Missing { nsid, path: path.to_owned(), hint };
-        // Memory for files is all right, a regular file in place of a device is a surprise.
-        if path.starts_with("/dev") && !path.starts_with("/dev/shm") {
-            return Err(missing(
-                "devices are listed by `lsblk`; a regular file is made where it is missing, but not under /dev",
-            ));
-        }
-        if path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
-            return Err(missing("its directory does not exist either: make it, or correct the path"));
-        }
+        place_for_new(path).map_err(|hint| OpenError::Missing { nsid, path: path.to_owned(), hint })?;
     }
     let options = DiskOpenOptions { create: true, size: Some(size), direct, read_only: false };
     let file = DiskFile::open(path, options).map_err(|source| {
@@ -214,9 +202,23 @@ fn open_disk(ns: &Namespace, path: &Path, size: u64, direct: bool) -> Result<Dis
     Ok(file)
 }
 
+/// Why no file is made at `path`, where there is nothing, and what to do.
+pub(super) fn place_for_new(path: &Path) -> Result<(), &'static str> {
+    // Memory for files is all right, a regular file in place of a device is a surprise.
+    if path.starts_with("/dev") && !path.starts_with("/dev/shm") {
+        return Err(
+            "there is nothing; devices are listed by `lsblk`, and a regular file is made where it is missing, but not under /dev",
+        );
+    }
+    if path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
+        return Err("there is nothing, and its directory does not exist either: make it, or correct the path");
+    }
+    Ok(())
+}
+
 /// Makes the name of a new file durable: what is in a file without a name is lost with the power, however often it is
 /// synced.
-fn sync_parent(path: &Path) -> io::Result<()> {
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     File::open(parent)?.sync_all()
 }

@@ -13,16 +13,19 @@ use super::{
     error::{Problem, Source},
     ids,
     machine::Machine,
-    namespace,
+    namespace, pool,
     settings::{Limits, LogSettings, Settings, TcpSettings},
     tables::{File, LimitsTable, SubsystemTable, TcpTable},
     value::{Cores, Hosts, OptionValue, Size, Span},
 };
-use crate::model::{PortDef, ReferralDef, SubsystemDef, TargetDef};
+use crate::model::{PoolDef, PortDef, ReferralDef, SubsystemDef, TargetDef};
 
 /// Ports of discovery services and of subsystems when an address names none (as registered with IANA).
 const PORT_IO: u16 = 4420;
 const PORT_DISCOVERY: u16 = 8009;
+
+/// Bounds of `limits.transfer`, bytes.
+const TRANSFER: (u64, u64) = (8 << 10, 256 << 20);
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 const MIN_TIMEOUT: Duration = Duration::from_millis(100);
@@ -41,17 +44,21 @@ pub(super) struct Checker<'a> {
     source: Source<'a>,
     pub(super) world: World<'a>,
     pub(super) problems: Vec<Problem>,
+    /// Those of the file, and then those of namespaces with a file of their own.
+    pub(super) pools: Vec<PoolDef>,
 }
 
 /// Checks `file`, which was read from `source`.
 pub(super) fn check(file: &File, source: Source<'_>, world: World<'_>) -> Result<Config, Vec<Problem>> {
-    let mut checker = Checker { source, world, problems: Vec::new() };
+    let mut checker = Checker { source, world, problems: Vec::new(), pools: Vec::new() };
     let settings = checker.settings(file);
-    let target = TargetDef {
-        ports: checker.ports(file),
-        subsystems: checker.subsystems(file, settings.limits.transfer),
-        referrals: checker.referrals(file),
-    };
+    let mut seen = namespace::Seen::default();
+    checker.pools = checker.pools(&file.pool, &mut seen);
+    let ports = checker.ports(file);
+    let subsystems = checker.subsystems(file, settings.limits.transfer, &mut seen);
+    let referrals = checker.referrals(file);
+    let pools = std::mem::take(&mut checker.pools);
+    let target = TargetDef { ports, subsystems, referrals, pools };
     checker.memory(file, &settings, &target);
     let mut problems = checker.problems;
     if problems.is_empty() {
@@ -169,8 +176,9 @@ impl Checker<'_> {
 
     fn limits(&mut self, table: &LimitsTable) -> Limits {
         let transfer = table.transfer();
-        let bytes = self.size("limits.transfer", &transfer, (8 << 10, 64 << 20, 4 << 10));
-        if (8 << 10..=64 << 20).contains(&bytes) && bytes.is_multiple_of(4 << 10) && !bytes.is_power_of_two() {
+        let (least, most) = TRANSFER;
+        let bytes = self.size("limits.transfer", &transfer, (least, most, 4 << 10));
+        if (least..=most).contains(&bytes.into()) && bytes.is_multiple_of(4 << 10) && !bytes.is_power_of_two() {
             let text = format!("must be a power of two; {} is the next", Size(u64::from(bytes.next_power_of_two())));
             self.fault("limits.transfer", &transfer, text);
         }
@@ -274,10 +282,9 @@ impl Checker<'_> {
         referrals
     }
 
-    fn subsystems(&mut self, file: &File, transfer: u32) -> Vec<SubsystemDef> {
+    fn subsystems(&mut self, file: &File, transfer: u32, seen: &mut namespace::Seen) -> Vec<SubsystemDef> {
         let mut subsystems = Vec::new();
         let mut nqns = HashMap::new();
-        let mut seen = namespace::Seen::default();
         for (index, table) in file.subsystem.iter().enumerate() {
             let key = format!("subsystem[{index}]");
             let subsystem = table.get_ref();
@@ -304,7 +311,7 @@ impl Checker<'_> {
             let model = self.ascii(&format!("{key}.model"), &subsystem.model(), 40);
             // Namespaces are checked even if the subsystem has no name, to show their problems too.
             let name = nqn.as_ref().map_or("", Nqn::as_str);
-            let namespaces = self.namespaces(&key, name, &subsystem.namespace, transfer, &mut seen);
+            let namespaces = self.namespaces(&key, name, &subsystem.namespace, transfer, seen);
             if let Some(nqn) = nqn {
                 subsystems.push(SubsystemDef { nqn, serial, model, allowed_hosts, namespaces });
             }
@@ -355,11 +362,14 @@ impl Checker<'_> {
             self.fault("reactor.memory", &memory, text);
         }
         let namespaces: u64 = target.memory_namespaces().fold(0, u64::saturating_add);
-        let wanted = namespaces.saturating_add(settings.memory);
+        let pools: u64 = target.pools.iter().map(pool::memory).fold(0, u64::saturating_add);
+        let wanted = namespaces.saturating_add(settings.memory).saturating_add(pools);
         if let Some(have) = self.world.machine.memory.filter(|&have| wanted > have) {
             let text = format!(
-                "with the memory namespaces ({}) this is {} in all, but the machine has {}; make one of them smaller",
+                "with the memory namespaces ({}) and the pools' index, tier and scratch ({}) this is {} in all, but the \
+                 machine has {}; make one of them smaller",
                 rounded(namespaces),
+                rounded(pools),
                 rounded(wanted),
                 rounded(have),
             );
@@ -376,9 +386,9 @@ fn rounded(bytes: u64) -> Size {
 impl TargetDef {
     /// Sizes of the namespaces that lie in memory, bytes.
     fn memory_namespaces(&self) -> impl Iterator<Item = u64> {
-        use crate::model::{NamespaceKindDef, StorageDef};
+        use crate::model::{KvStorageDef, NamespaceKindDef, StorageDef};
         self.subsystems.iter().flat_map(|s| &s.namespaces).filter_map(|namespace| match &namespace.kind {
-            NamespaceKindDef::Kv { size, storage: StorageDef::Memory, .. }
+            NamespaceKindDef::Kv { size, storage: KvStorageDef::Memory, .. }
             | NamespaceKindDef::Nvm { size, storage: StorageDef::Memory, .. } => Some(*size),
             _ => None,
         })

@@ -10,6 +10,7 @@ mod error;
 mod ids;
 mod machine;
 mod namespace;
+mod pool;
 mod print;
 mod quick;
 mod reference;

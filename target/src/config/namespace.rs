@@ -14,18 +14,16 @@ use uuid::Uuid;
 
 use super::{
     check::Checker,
-    ids,
+    ids, pool,
     tables::NamespaceTable,
     value::{Kind, OptionValue, Size, Storage},
 };
-use crate::model::{NamespaceDef, NamespaceKindDef, StorageDef};
+use crate::model::{Durability, KvStorageDef, NamespaceDef, NamespaceKindDef, NamespaceMode, PoolUse, StorageDef};
 
 /// Longest key (KVKML): what the command format has room for.
 const KEY_MAX: u16 = 16;
 /// Optimal value granularity (NOVG), bytes: values start on pages.
 const VALUE_GRANULARITY: u32 = 4096;
-/// A KV file is managed in units of this many bytes.
-const FILE_GRANULARITY: u64 = 4096;
 const BLOCK_DEFAULT: u32 = 4096;
 const VALUE_DEFAULT: u32 = 2 << 20;
 
@@ -44,6 +42,17 @@ enum FileIdentity {
     Existing(u64, u64),
     /// Absolute path of one that does not exist yet.
     New(PathBuf),
+}
+
+impl Seen {
+    /// Notes that `pool` has a device at `path`, which may be missing; who has it already, or why it cannot be one.
+    pub(super) fn device(&mut self, path: &Path, pool: &str) -> Result<Option<String>, String> {
+        let identity = match fs::metadata(path) {
+            Err(_) => FileIdentity::New(path.to_owned()),
+            Ok(_) => identify(path)?,
+        };
+        Ok(self.files.insert(identity, pool.to_owned()))
+    }
 }
 
 /// Values of one namespace table that several rules need.
@@ -90,22 +99,19 @@ impl Checker<'_> {
 
     fn kind(&mut self, context: &Context<'_>, seen: &mut Seen) -> Option<NamespaceKindDef> {
         let Context { key, table, span, .. } = context;
-        let storage_key = format!("{key}.storage");
-        let storage = self.required(&storage_key, table.storage.as_ref(), span);
-        let storage = storage.map(|storage| self.storage(&storage_key, storage, key, seen));
         let kind = self.required(&format!("{key}.kind"), table.kind.as_ref(), span)?;
         match kind.get_ref() {
-            Kind::Kv => self.kv(context, storage?),
-            Kind::Nvm => self.nvm(context, storage?),
+            Kind::Kv => self.kv(context, seen),
+            Kind::Nvm => self.nvm(context, seen),
         }
     }
 
-    fn kv(&mut self, context: &Context<'_>, storage: StorageDef) -> Option<NamespaceKindDef> {
+    fn kv(&mut self, context: &Context<'_>, seen: &mut Seen) -> Option<NamespaceKindDef> {
         let Context { key, table, span, transfer } = context;
-        self.only_for(Kind::Nvm, &format!("{key}.block_size"), table.block_size.as_ref());
+        self.only_for("kind = \"nvm\"", &format!("{key}.block_size"), table.block_size.as_ref());
         let size_key = format!("{key}.size");
-        let size = self.required(&size_key, table.size.as_ref(), span)?;
-        let bytes = size.get_ref().0;
+        let size = self.required(&size_key, table.size.as_ref(), span);
+        let bytes = size.map_or(u64::MAX, |size| size.get_ref().0);
         let kvvml = match &table.max_value_size {
             None => VALUE_DEFAULT.min(*transfer),
             Some(value) => {
@@ -121,23 +127,89 @@ impl Checker<'_> {
                 u32::try_from(value.get_ref().0).unwrap_or(u32::MAX)
             }
         };
-        if bytes < u64::from(kvvml) {
+        if let Some(size) = size.filter(|_| bytes < u64::from(kvvml)) {
             let text = format!("must hold at least one value of max_value_size ({})", Size(u64::from(kvvml)));
-            self.fault(&size_key, size, text);
-        }
-        if matches!(storage, StorageDef::File { .. }) && !bytes.is_multiple_of(FILE_GRANULARITY) {
-            let text = format!("must be a multiple of {FILE_GRANULARITY} bytes in a file");
             self.fault(&size_key, size, text);
         }
         let mnks = table.max_keys.as_ref().map_or(0, |keys| *keys.get_ref());
         let limits = KvLimits { kvkml: KEY_MAX, kvvml, mnks, novg: VALUE_GRANULARITY };
+        let storage = self.kv_storage(context, (bytes, kvvml), seen)?;
+        size?;
         Some(NamespaceKindDef::Kv { limits, size: bytes, storage })
     }
 
-    fn nvm(&mut self, context: &Context<'_>, storage: StorageDef) -> Option<NamespaceKindDef> {
+    fn kv_storage(
+        &mut self,
+        context: &Context<'_>,
+        (size, kvvml): (u64, u32),
+        seen: &mut Seen,
+    ) -> Option<KvStorageDef> {
         let Context { key, table, span, .. } = context;
-        self.only_for(Kind::Kv, &format!("{key}.max_value_size"), table.max_value_size.as_ref());
-        self.only_for(Kind::Kv, &format!("{key}.max_keys"), table.max_keys.as_ref());
+        let storage_key = format!("{key}.storage");
+        let pool = match &table.storage {
+            Some(storage) => match storage.get_ref() {
+                Storage::Memory => {
+                    let only = "storage in a pool";
+                    self.only_for(only, &format!("{key}.mode"), table.mode.as_ref());
+                    self.only_for(only, &format!("{key}.durability"), table.durability.as_ref());
+                    self.only_for(only, &format!("{key}.reservation"), table.reservation.as_ref());
+                    return Some(KvStorageDef::Memory);
+                }
+                Storage::Pool(name) if self.pools.iter().any(|pool| pool.name == *name) => name.clone(),
+                Storage::Pool(_) => {
+                    let text = format!("there is no such pool; {}", self.pools_there_are());
+                    self.fault(&storage_key, storage, text);
+                    return None;
+                }
+                Storage::Path(path) => {
+                    let path = self.own_file(&storage_key, storage, path, key, seen);
+                    let def = pool::of_file(path, size, kvvml, self.default_pool_limits());
+                    let name = def.name.clone();
+                    self.pools.push(def);
+                    name
+                }
+            },
+            None => {
+                let named: Vec<_> = self.pools.iter().filter(|pool| pool.create.is_none()).collect();
+                let [only] = named.as_slice() else {
+                    let text = format!(
+                        "missing; name a pool (\"pool:NAME\"), a file or device of its own, or \"memory\"; {}",
+                        self.pools_there_are()
+                    );
+                    self.fault_at(&storage_key, span, String::new(), text);
+                    return None;
+                };
+                only.name.clone()
+            }
+        };
+        let reservation = table.reservation.as_ref().map_or(0, |size| size.get_ref().0);
+        if let Some(given) = table.reservation.as_ref().filter(|_| reservation > size) {
+            self.fault(&format!("{key}.reservation"), given, "cannot be more than size; lower it, or raise size");
+        }
+        let mode = table.mode.as_ref().map_or(NamespaceMode::Store, |mode| mode.get_ref().0);
+        let durability = table.durability.as_ref().map_or(Durability::Media, |class| class.get_ref().0);
+        Some(KvStorageDef::Pool(PoolUse { pool, mode, durability, reservation }))
+    }
+
+    /// The pools of the file, for messages.
+    fn pools_there_are(&self) -> String {
+        let names = self.pools.iter().filter(|pool| pool.create.is_none() && !pool.name.is_empty());
+        let names: Vec<String> = names.map(|pool| format!("{:?}", pool.name)).collect();
+        match names.as_slice() {
+            [] => "the file has no [[pool]]".to_owned(),
+            names => format!("there are {}", names.join(", ")),
+        }
+    }
+
+    fn nvm(&mut self, context: &Context<'_>, seen: &mut Seen) -> Option<NamespaceKindDef> {
+        let Context { key, table, span, .. } = context;
+        let only = "kind = \"kv\"";
+        self.only_for(only, &format!("{key}.max_value_size"), table.max_value_size.as_ref());
+        self.only_for(only, &format!("{key}.max_keys"), table.max_keys.as_ref());
+        self.only_for(only, &format!("{key}.mode"), table.mode.as_ref());
+        self.only_for(only, &format!("{key}.durability"), table.durability.as_ref());
+        self.only_for(only, &format!("{key}.reservation"), table.reservation.as_ref());
+        let storage = self.nvm_storage(context, seen);
         let block_size = match &table.block_size {
             None => BLOCK_DEFAULT,
             Some(size) => {
@@ -149,6 +221,7 @@ impl Checker<'_> {
                 u32::try_from(bytes).unwrap_or(BLOCK_DEFAULT)
             }
         };
+        let storage = storage?;
         let size_key = format!("{key}.size");
         if let Some(size) = &table.size {
             let bytes = size.get_ref().0;
@@ -180,15 +253,43 @@ impl Checker<'_> {
         }
     }
 
-    fn only_for<T: OptionValue>(&mut self, kind: Kind, option: &str, value: Option<&Spanned<T>>) {
-        if let Some(value) = value {
-            let text = format!("only a namespace of kind = {} has this option; remove it", kind.to_toml());
-            self.fault(option, value, text);
+    fn nvm_storage(&mut self, context: &Context<'_>, seen: &mut Seen) -> Option<StorageDef> {
+        let Context { key, table, span, .. } = context;
+        let storage_key = format!("{key}.storage");
+        let storage = self.required(&storage_key, table.storage.as_ref(), span)?;
+        match storage.get_ref() {
+            Storage::Memory => Some(StorageDef::Memory),
+            Storage::Path(path) => {
+                let path = self.own_file(&storage_key, storage, path, key, seen);
+                Some(StorageDef::File { path })
+            }
+            Storage::Pool(_) => {
+                self.fault(
+                    &storage_key,
+                    storage,
+                    "only KV namespaces lie in pools; name a file, a device or \"memory\"",
+                );
+                None
+            }
         }
     }
 
-    fn storage(&mut self, key: &str, storage: &Spanned<Storage>, namespace: &str, seen: &mut Seen) -> StorageDef {
-        let Storage::Path(path) = storage.get_ref() else { return StorageDef::Memory };
+    /// Notes that an option is out of place that only a namespace with `what` has.
+    fn only_for<T: OptionValue>(&mut self, what: &str, option: &str, value: Option<&Spanned<T>>) {
+        if let Some(value) = value {
+            self.fault(option, value, format!("only a namespace of {what} has this option; remove it"));
+        }
+    }
+
+    /// The whole path of a file or device that a namespace has for itself.
+    fn own_file(
+        &mut self,
+        key: &str,
+        storage: &Spanned<Storage>,
+        path: &Path,
+        namespace: &str,
+        seen: &mut Seen,
+    ) -> PathBuf {
         let path = self.world.folder.join(path);
         match identify(&path) {
             Ok(identity) => {
@@ -200,7 +301,7 @@ impl Checker<'_> {
             }
             Err(text) => self.fault(key, storage, text),
         }
-        StorageDef::File { path }
+        path
     }
 
     fn uuid(&mut self, context: &Context<'_>, nqn: &str, nsid: u32, seen: &mut Seen) -> [u8; 16] {

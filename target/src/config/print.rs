@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::{
     Config, Kind, Size, Span,
-    value::{OptionValue, Storage, quote},
+    value::{Class, Mode, OptionValue, Storage, quote},
 };
-use crate::model::{NamespaceDef, NamespaceKindDef, StorageDef, SubsystemDef};
+use crate::model::{KvStorageDef, NamespaceDef, NamespaceKindDef, NamespaceMode, PoolDef, StorageDef, SubsystemDef};
 
 pub(super) fn to_toml(config: &Config) -> String {
     // Writing to a String cannot fail.
@@ -37,7 +37,20 @@ fn write_settings(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "\n[daemon]\ndrain_timeout = {}", span(settings.drain_timeout))
 }
 
+fn write_pool(out: &mut String, pool: &PoolDef) -> std::fmt::Result {
+    let devices: Vec<String> = pool.devices.iter().map(|path| quote(&path.to_string_lossy())).collect();
+    let limits = &pool.limits;
+    let size = |bytes: u64| Size(bytes).to_toml();
+    writeln!(out, "\n[[pool]]\nname = {}\ndevices = [{}]", quote(&pool.name), devices.join(", "))?;
+    writeln!(out, "index_memory = {}\ntier = {}", size(limits.index_memory), size(limits.tier))?;
+    writeln!(out, "scratch = {}\nread_ahead = {}", size(limits.scratch), size(limits.read_ahead))?;
+    writeln!(out, "rebuild_rate = {}\nscrub_rate = {}", size(limits.rebuild_rate), size(limits.scrub_rate))
+}
+
 fn write_target(out: &mut String, config: &Config) -> std::fmt::Result {
+    for pool in config.target.pools.iter().filter(|pool| pool.create.is_none()) {
+        write_pool(out, pool)?;
+    }
     for port in &config.target.ports {
         writeln!(out, "\n[[port]]\naddress = {}", quote(&port.listen.to_string()))?;
         if let Some(advertise) = &port.advertise {
@@ -63,7 +76,18 @@ fn write_namespace(out: &mut String, namespace: &NamespaceDef) -> std::fmt::Resu
     writeln!(out, "\n[[subsystem.namespace]]\nnsid = {}", namespace.nsid)?;
     match &namespace.kind {
         NamespaceKindDef::Kv { limits, size, storage } => {
-            writeln!(out, "kind = {}\nstorage = {}", Kind::Kv.to_toml(), storage_toml(storage))?;
+            writeln!(out, "kind = {}", Kind::Kv.to_toml())?;
+            match storage {
+                KvStorageDef::Memory => writeln!(out, "storage = {}", Storage::Memory.to_toml())?,
+                KvStorageDef::Pool(pool) => {
+                    // The name of a namespace's own pool is its storage.
+                    let own = pool.pool.starts_with(super::pool::FILE);
+                    let storage = if own { quote(&pool.pool) } else { Storage::Pool(pool.pool.clone()).to_toml() };
+                    let (mode, class) = (Mode(pool.mode).to_toml(), Class(pool.durability).to_toml());
+                    writeln!(out, "storage = {storage}\nmode = {mode}\ndurability = {class}")?;
+                    writeln!(out, "reservation = {}", Size(pool.reservation).to_toml())?;
+                }
+            }
             writeln!(out, "size = {}", Size(*size).to_toml())?;
             writeln!(out, "max_value_size = {}", Size(limits.kvvml.into()).to_toml())?;
             writeln!(out, "max_keys = {}", limits.mnks)?;
@@ -91,8 +115,6 @@ fn hosts(subsystem: &SubsystemDef) -> String {
 fn storage_toml(storage: &StorageDef) -> String {
     match storage {
         StorageDef::Memory => Storage::Memory.to_toml(),
-        // A file that is called "memory" would read back as memory.
-        StorageDef::File { path } if path.as_os_str() == "memory" => quote("./memory"),
         StorageDef::File { path } => Storage::Path(path.clone()).to_toml(),
     }
 }
@@ -108,6 +130,9 @@ fn write_summary(out: &mut String, config: &Config) -> std::fmt::Result {
     let settings = &config.settings;
     let listens: Vec<String> = config.target.ports.iter().map(|port| port.listen.to_string()).collect();
     writeln!(out, "listens on {} with {} cores", listens.join(", "), settings.cpus.len())?;
+    for pool in config.target.pools.iter().filter(|pool| pool.create.is_none()) {
+        writeln!(out, "pool {} of {} devices", pool.name, pool.devices.len())?;
+    }
     if config.target.subsystems.is_empty() {
         writeln!(out, "serves no subsystem, only discovery")?;
     }
@@ -128,13 +153,23 @@ fn write_summary(out: &mut String, config: &Config) -> std::fmt::Result {
 
 /// One namespace in words.
 pub(super) fn describe(kind: &NamespaceKindDef) -> String {
+    let kv_place = |storage: &KvStorageDef| match storage {
+        KvStorageDef::Memory => "in memory".to_owned(),
+        KvStorageDef::Pool(pool) => {
+            let cache = if pool.mode == NamespaceMode::Cache { " as a cache" } else { "" };
+            match pool.pool.strip_prefix(super::pool::FILE) {
+                Some(path) => format!("in {path}{cache}"),
+                None => format!("in pool {}{cache}", pool.pool),
+            }
+        }
+    };
     let place = |storage: &StorageDef| match storage {
         StorageDef::Memory => "in memory".to_owned(),
         StorageDef::File { path } => format!("in {}", path.display()),
     };
     match kind {
         NamespaceKindDef::Kv { limits, size, storage } => {
-            format!("KV, {} {}, values to {}", Size(*size), place(storage), Size(limits.kvvml.into()),)
+            format!("KV, {} {}, values to {}", Size(*size), kv_place(storage), Size(limits.kvvml.into()),)
         }
         NamespaceKindDef::Nvm { block_size, size, storage } => {
             format!("NVM, {} {}, blocks of {block_size} bytes", Size(*size), place(storage))

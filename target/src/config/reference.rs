@@ -14,8 +14,8 @@ pub fn reference() -> String {
          `--print-config` shows the configuration in effect. A file that is wrong anywhere is refused as a whole, with\n\
          every problem named by line, key and value. [target/kvof-target.toml](../target/kvof-target.toml) is a commented\n\
          sample.\n\n\
-         On SIGHUP the file is read again. Subsystems, their hosts and namespaces, the advertised addresses and the\n\
-         referrals change while the target runs; everything else needs a restart, which the log says.\n",
+         On SIGHUP the file is read again. Subsystems, their hosts and namespaces, pools and their devices, the advertised\n\
+         addresses and the referrals change while the target runs; everything else needs a restart, which the log says.\n",
     );
     for table in File::docs() {
         // Writing to a String cannot fail.
@@ -55,8 +55,8 @@ pub fn sample() -> String {
 }
 
 fn write_sample(out: &mut String, table: &TableDoc) -> std::fmt::Result {
-    // A referral needs another machine.
-    let whole_is_comment = table.header == "[[referral]]";
+    // A referral needs another machine, a pool needs devices.
+    let whole_is_comment = ["[[pool]]", "[[referral]]"].contains(&table.header);
     let mark = if whole_is_comment { "#" } else { "" };
     writeln!(out)?;
     comment(out, table.text)?;
@@ -67,8 +67,10 @@ fn write_sample(out: &mut String, table: &TableDoc) -> std::fmt::Result {
         comment(out, option.text)?;
         match &option.default {
             DefaultDoc::Required => writeln!(out, "{mark}{} = {value}", option.name)?,
-            // A namespace in memory needs a size.
-            DefaultDoc::Words { .. } if option.name == "size" => writeln!(out, "{} = {value}", option.name)?,
+            // A namespace that is tried out lies in memory, and needs a size.
+            DefaultDoc::Words { .. } if ["size", "storage"].contains(&option.name) => {
+                writeln!(out, "{} = {value}", option.name)?;
+            }
             DefaultDoc::Words { words, .. } => writeln!(out, "# Default: {words}.\n#{} = {value}", option.name)?,
             DefaultDoc::Value(_) => writeln!(out, "#{} = {value}", option.name)?,
         }
@@ -82,12 +84,13 @@ fn example(header: &str, option: &OptionDoc) -> String {
         (DefaultDoc::Value(value), ..) => value.clone(),
         (DefaultDoc::Words { example, .. }, ..) => (*example).to_owned(),
         (_, "[[port]]", "address") => "\"127.0.0.1:4420\"".to_owned(),
+        (_, "[[pool]]", "name") => "\"flash\"".to_owned(),
+        (_, "[[pool]]", "devices") => "[\"/dev/nvme0n1\", \"/dev/nvme1n1\"]".to_owned(),
         (_, "[[referral]]", "address") => "\"192.0.2.8:8009\"".to_owned(),
         (_, _, "nqn") => "\"nqn.2024-01.localhost:kvof\"".to_owned(),
         (_, _, "allowed_hosts") => "\"any\"".to_owned(),
         (_, _, "nsid") => "1".to_owned(),
         (_, _, "kind") => "\"kv\"".to_owned(),
-        (_, _, "storage") => "\"memory\"".to_owned(),
         (_, _, name) => format!("\"{name}\""),
     }
 }

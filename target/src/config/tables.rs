@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::value::{Cores, Hosts, Kind, LogFormat, OptionValue, Size, Span, Storage};
+use super::value::{Class, Cores, Devices, Hosts, Kind, LogFormat, Mode, OptionValue, Size, Span, Storage};
 
 /// One option, for people.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ table! {
         io_queues: u32 = default(128),
         /// Most entries of an I/O queue. 2 to 4096. Admin queues have 32 to 4096 whatever this says.
         queue_size: u32 = default(1024),
-        /// Most data of one command (MDTS): a power of two from 8KiB to 64MiB. A value of a KV namespace is transferred
+        /// Most data of one command (MDTS): a power of two from 8KiB to 256MiB. A value of a KV namespace is transferred
         /// by one command, so `max_value_size` cannot be more.
         transfer: Size = default(Size(2 << 20)),
         /// How long a controller may stay disabled or shut down, and a discovery controller without keep alive idle,
@@ -164,6 +164,32 @@ table! {
 }
 
 table! {
+    /// A pool of devices, in which KV namespaces lie: block devices, or files. `kvof format` makes one; its devices are
+    /// recognised wherever they appear, and may be given in any order. Devices that are missing are looked for again on
+    /// SIGHUP, and so are those that the list has then and had not before; one that it has no more is given up.
+    "[[pool]]" => PoolTable {
+        /// What namespaces call the pool (`storage = "pool:NAME"`), 1 to 64 bytes.
+        name: String = required(),
+        /// Where its devices are; a relative path starts at the folder of the configuration file.
+        devices: Devices = required(),
+        /// Most memory for the index, of which a key takes about 30 bytes. A pool that has more keys is not opened, and one
+        /// that reaches it answers Capacity Exceeded.
+        index_memory: Size = words("1GiB, or an eighth of the machine's memory if that is less", "\"1GiB\""),
+        /// Memory for values that were stored lately or are read often; 0 for none.
+        tier: Size = words("256MiB, or a sixteenth of the machine's memory if that is less", "\"256MiB\""),
+        /// Most memory for what is on its way to the devices, and for background work. At least 1MiB.
+        scratch: Size = default(Size(64 << 20)),
+        /// Most memory for values that are read ahead, when a host asks whether a key exists; 0 for none. It is part of
+        /// `reactor.memory`.
+        read_ahead: Size = default(Size(32 << 20)),
+        /// Bytes a second that filling a device again may write; 0 for as fast as it goes.
+        rebuild_rate: Size = default(Size(256 << 20)),
+        /// Bytes a second that are read to find what has rotted, and repair it; 0 for none.
+        scrub_rate: Size = default(Size(32 << 20)),
+    }
+}
+
+table! {
     /// An address to listen on; every port serves every subsystem and discovery. At least one.
     "[[port]]" => PortTable {
         /// Address and port: `ADDRESS:PORT`, `[IPV6]:PORT` or `NAME:PORT`; the port is 4420 when left out. A name is
@@ -197,10 +223,20 @@ table! {
         nsid: u32 = required(),
         /// Command set: Key Value or NVM (blocks).
         kind: Kind = required(),
-        /// Where the data lies. In memory it is gone when the target stops. A file is made when it does not exist; a
-        /// relative path starts at the folder of the configuration file.
-        storage: Storage = required(),
-        /// Capacity. KV: bytes of keys and values; in a file a multiple of 4KiB. NVM: a multiple of `block_size`.
+        /// Where the data lies. In memory it is gone when the target stops. A path names a file or block device that the
+        /// namespace has for itself; a file is made when it does not exist, and a relative path starts at the folder of
+        /// the configuration file. For a KV namespace it is a pool of one device without parity, which is formatted when
+        /// it is empty; a file gets an eighth more than `size` and some room to work in.
+        storage: Storage = words("the pool of a KV namespace, if there is exactly one; required otherwise", "\"memory\""),
+        /// KV in a pool: what happens when there is no room. A store answers Capacity Exceeded; a cache drops what was stored
+        /// first and not read since.
+        mode: Mode = words("\"store\"; only KV in a pool has one", "\"store\""),
+        /// KV in a pool: what an acknowledged Store survives. `media`: a loss of power. `device`: the end of the process; the
+        /// devices have it, perhaps in volatile caches, until Flush (a volatile write cache is advertised then).
+        durability: Class = words("\"media\"; only KV in a pool has one", "\"media\""),
+        /// KV in a pool: bytes that no other namespace of the pool can take, at most `size`.
+        reservation: Size = words("0; only KV in a pool has one", "\"0B\""),
+        /// Capacity. KV: bytes of keys and values. NVM: a multiple of `block_size`.
         size: Size = words("required; an NVM file or device that exists gives its own", "\"1GiB\""),
         /// NVM: bytes in a block, 512 or 4096.
         block_size: Size = words("4KiB for NVM; KV has none", "\"4KiB\""),
@@ -234,6 +270,7 @@ pub(super) struct File {
     pub(super) tcp: TcpTable,
     pub(super) log: LogTable,
     pub(super) daemon: DaemonTable,
+    pub(super) pool: Vec<Spanned<PoolTable>>,
     pub(super) port: Vec<Spanned<PortTable>>,
     pub(super) subsystem: Vec<Spanned<SubsystemTable>>,
     pub(super) referral: Vec<Spanned<ReferralTable>>,
@@ -248,6 +285,7 @@ impl File {
             TcpTable::doc(),
             LogTable::doc(),
             DaemonTable::doc(),
+            PoolTable::doc(),
             PortTable::doc(),
             SubsystemTable::doc(),
             NamespaceTable::doc(),

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 
 use super::{machine::Machine, *};
-use crate::model::{NamespaceKindDef, StorageDef};
+use crate::model::{Durability, KvStorageDef, NamespaceKindDef, NamespaceMode, PoolUse, StorageDef};
 
 const START: &str = r#"
 [[port]]
@@ -63,7 +63,7 @@ fn a_small_configuration_gets_defaults() {
     let NamespaceKindDef::Kv { limits, size, storage } = &subsystem.namespaces[0].kind else { panic!("not KV") };
     assert_eq!((limits.kvkml, limits.kvvml, limits.mnks), (16, 2 << 20, 0));
     assert_eq!(*size, 1 << 30);
-    assert_eq!(*storage, StorageDef::Memory);
+    assert_eq!(*storage, KvStorageDef::Memory);
 }
 
 #[test]
@@ -136,6 +136,10 @@ fn every_kind_of_mistake_is_named() {
         (top("[reactor]\nbusy_poll = \"2s\""), vec!["reactor.busy_poll = \"2s\"", "from 0s to 1s"]),
         (top("[reactor]\nmemory = \"1MiB\""), vec!["at least 16MiB", "4 cores"]),
         (top("[reactor]\nmemory = \"9GiB\""), vec!["10GiB in all, but the machine has 8GiB"]),
+        (
+            top("[limits]\ntransfer = \"512MiB\"\n[reactor]\nmemory = \"4GiB\""),
+            vec!["limits.transfer = \"512MiB\"", "from 8KiB to 256MiB"],
+        ),
         (top("[limits]\ntransfer = \"3MiB\""), vec!["limits.transfer = \"3MiB\"", "power of two; 4MiB"]),
         (top("[limits]\nqueue_size = 1"), vec!["limits.queue_size = 1", "from 2 to 4096"]),
         (top("[tcp]\nin_capsule = 100"), vec!["tcp.in_capsule = 100", "multiple of 16"]),
@@ -191,11 +195,50 @@ fn every_kind_of_mistake_is_named() {
         ),
         (edit("\"memory\"", "\"/dev/null\""), vec!["storage = \"/dev/null\"", "neither a file nor a block device"]),
         (edit("\"memory\"", "\"/no/such/folder/f\""), vec!["no folder /no/such/folder"]),
+        (edit("\"memory\"", "\"\""), vec!["storage = \"\"", "\"memory\", \"pool:NAME\", or the path"]),
+        (edit("\"memory\"", "\"pool:x\""), vec!["storage = \"pool:x\"", "no such pool", "the file has no [[pool]]"]),
+        (edit("storage = \"memory\"", ""), vec!["namespace[0].storage: missing", "\"pool:NAME\"", "no [[pool]]"]),
+        (edit("\"kv\"", "\"nvm\"").replace("storage = \"memory\"", ""), vec!["namespace[0].storage: missing"]),
+        (add("mode = \"cache\""), vec!["mode = \"cache\"", "only a namespace of storage in a pool"]),
+        (add("durability = \"disk\""), vec!["durability = \"disk\"", "\"media\" or \"device\""]),
+        // Pools.
+        (top("[[pool]]\nname = \"p\""), vec!["pool[0].devices: missing", "list of paths"]),
+        (top("[[pool]]\ndevices = [\"/x\"]"), vec!["pool[0].name: missing"]),
+        (top("[[pool]]\nname = \"p\"\ndevices = []"), vec!["pool[0].devices = []", "list of paths"]),
+        (top("[[pool]]\nname = \"p\"\ndevices = \"/x\""), vec!["pool[0].devices = \"/x\"", "list of paths"]),
+        (top("[[pool]]\nname = \"p\"\ndevices = [\"\"]"), vec!["pool[0].devices[0] = \"\"", "no path"]),
         (
-            edit("\"memory\"", "\"/tmp/kvof-new\"").replace("1GiB", "1073741825B"),
-            vec!["size = \"1073741825B\"", "multiple of 4096 bytes in a file"],
+            top("[[pool]]\nname = \"p\"\ndevices = [\"/dev/null\"]"),
+            vec!["pool[0].devices[0] = \"/dev/null\"", "neither a file nor a block device"],
         ),
-        (edit("\"memory\"", "\"\""), vec!["storage = \"\"", "\"memory\", or the path"]),
+        (
+            top("[[pool]]\nname = \"p\"\ndevices = [\"/x\"]\n[[pool]]\nname = \"p\"\ndevices = [\"/y\"]"),
+            vec!["pool[1].name = \"p\"", "pool[0] has this name already"],
+        ),
+        (
+            top("[[pool]]\nname = \"p\"\ndevices = [\"/x\"]\n[[pool]]\nname = \"q\"\ndevices = [\"/y\", \"/x\"]"),
+            vec!["pool[1].devices[1] = \"/x\"", "pool[0] uses this device already"],
+        ),
+        (top("[[pool]]\nname = \"file:x\"\ndevices = [\"/x\"]"), vec!["pool[0].name = \"file:x\"", "not begin with"]),
+        (
+            top("[[pool]]\nname = \"p\"\ndevices = [\"/x\"]\nscratch = \"4KiB\""),
+            vec!["pool[0].scratch = \"4KiB\"", "at least \"1MiB\""],
+        ),
+        (
+            top("[[pool]]\nname = \"p\"\ndevices = [\"/x\"]\ntier = \"7GiB\""),
+            vec!["pools' index, tier and scratch", "the machine has 8GiB"],
+        ),
+        (
+            top("[[pool]]\nname = \"p\"\ndevices = [\"/x\"]")
+                .replace("\"memory\"", "\"pool:p\"\nreservation = \"2GiB\""),
+            vec!["reservation = \"2GiB\"", "cannot be more than size"],
+        ),
+        (
+            top("[[pool]]\nname = \"p\"\ndevices = [\"/x\"]")
+                .replace("\"kv\"", "\"nvm\"")
+                .replace("\"memory\"", "\"pool:p\""),
+            vec!["storage = \"pool:p\"", "only KV namespaces lie in pools"],
+        ),
         (add("uuid = \"1\""), vec!["uuid = \"1\"", "must be a UUID"]),
         (add("nguid = \"1\""), vec!["nguid = \"1\"", "32 hexadecimal digits"]),
         (add("nguid = \"+0112233445566778899aabbccddeeff\""), vec!["32 hexadecimal digits"]),
@@ -242,6 +285,49 @@ fn files_are_found_from_the_folder_of_the_configuration_and_used_once() {
     }
     let problems = parse_in(&format!("{START}{}", nvm(1, "absent")), folder.path()).unwrap_err();
     assert!(problems[0].message.contains("give the size"), "{problems:?}");
+}
+
+#[test]
+fn kv_namespaces_lie_in_the_only_pool_unless_they_say_otherwise() {
+    let pool = |name: &str| format!("[[pool]]\nname = \"{name}\"\ndevices = [\"/{name}1\", \"{name}2\"]\n");
+    let kv = KV.replace("storage = \"memory\"", "");
+    let config = parse(&format!("{}{START}{kv}", pool("flash"))).unwrap();
+    let [flash] = config.target.pools.as_slice() else { panic!("{:?}", config.target.pools) };
+    assert_eq!(flash.devices, [Path::new("/flash1"), Path::new("/nonexistent/flash2")]);
+    // A machine of 8 GiB.
+    assert_eq!((flash.limits.index_memory, flash.limits.tier), (1 << 30, 256 << 20));
+    let storage = |config: &Config| {
+        let NamespaceKindDef::Kv { storage, .. } = &config.target.subsystems[0].namespaces[0].kind else { panic!() };
+        storage.clone()
+    };
+    let expected =
+        PoolUse { pool: "flash".into(), mode: NamespaceMode::Store, durability: Durability::Media, reservation: 0 };
+    assert_eq!(storage(&config), KvStorageDef::Pool(expected.clone()));
+    let given = format!("{kv}mode = \"cache\"\ndurability = \"device\"\nreservation = \"4KiB\"\nstorage = \"pool:b\"");
+    let config = parse(&format!("{}{}{START}{given}", pool("a"), pool("b"))).unwrap();
+    let expected =
+        PoolUse { pool: "b".into(), mode: NamespaceMode::Cache, durability: Durability::Device, reservation: 4096 };
+    assert_eq!(storage(&config), KvStorageDef::Pool(expected));
+    let text = problem(&format!("{}{}{START}{kv}", pool("a"), pool("b")));
+    assert!(text.contains("storage: missing") && text.contains("there are \"a\", \"b\""), "{text}");
+}
+
+#[test]
+fn a_file_of_a_kv_namespace_is_a_pool_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kv");
+    for given in ["kv", "file:kv", path.to_str().unwrap()] {
+        let config = parse_in(&format!("{START}{}", KV.replace("memory", given)), folder.path()).unwrap();
+        let [pool] = config.target.pools.as_slice() else { panic!("{:?}", config.target.pools) };
+        assert_eq!((pool.name.clone(), pool.devices.clone()), (format!("file:{}", path.display()), vec![path.clone()]));
+        let file = pool.create.unwrap();
+        // Values of up to 2 MiB fit into a group, and there is more room than for what is stored.
+        assert_eq!((file.segment, file.bytes), (4 << 20, (1 << 30) + (1 << 27) + 12 * (4 << 20)));
+        let NamespaceKindDef::Kv { storage, .. } = &config.target.subsystems[0].namespaces[0].kind else { panic!() };
+        assert!(matches!(storage, KvStorageDef::Pool(used) if used.pool == pool.name));
+        let summary = config.summary();
+        assert!(summary.contains(&format!("namespace 1: KV, 1GiB in {}, values to 2MiB", path.display())), "{summary}");
+    }
 }
 
 #[test]
@@ -293,10 +379,14 @@ fn the_command_line_overrides_the_file() {
 
 #[test]
 fn the_printed_configuration_reads_as_itself() {
+    let pools = "[[pool]]\nname = \"flash\"\ndevices = [\"/x\", \"d/y\"]\nrebuild_rate = 0\ntier = \"1MiB\"\n";
     let text = format!(
-        "[reactor]\ncores = 2\n{}{KV}{}[[referral]]\naddress = \"192.0.2.1\"\n",
+        "[reactor]\ncores = 2\n{pools}{}{KV}{}{}{}[[referral]]\naddress = \"192.0.2.1\"\n",
         START.replace("\"any\"", "[\"nqn.host\"]").replace(":4420\"", ":4420\"\nadvertise = \"name.example\""),
         KV.replace("nsid = 1", "nsid = 7").replace("\"kv\"", "\"nvm\""),
+        KV.replace("nsid = 1", "nsid = 8\nmode = \"cache\"\nreservation = \"1MiB\"")
+            .replace("\"memory\"", "\"pool:flash\""),
+        KV.replace("nsid = 1", "nsid = 9\ndurability = \"device\"").replace("\"memory\"", "\"/tmp/kvof-none\""),
     );
     let config = parse(&text).unwrap();
     let printed = config.to_toml();
@@ -304,6 +394,7 @@ fn the_printed_configuration_reads_as_itself() {
     assert_eq!(again.settings, config.settings);
     assert_eq!(again.target.ports, config.target.ports);
     assert_eq!(again.target.referrals, config.target.referrals);
+    assert_eq!(again.target.pools, config.target.pools);
     assert_eq!(format!("{:?}", again.target.subsystems), format!("{:?}", config.target.subsystems));
     assert_eq!(again.to_toml(), printed);
 }
@@ -324,22 +415,31 @@ fn the_sample_works_and_its_comments_are_the_defaults() {
     let as_it_is = parse(sample).unwrap_or_else(|problems| panic!("{problems:#?}"));
 
     // Examples of options whose default depends on something differ from it, so they are left as comments here.
-    let depends = ["advertise", "serial", "uuid", "nguid", "block_size"];
+    let depends = ["advertise", "serial", "uuid", "nguid", "block_size", "mode", "durability", "reservation"];
     let all: Vec<String> = uncommented(sample).lines().map(str::to_owned).collect();
     let defaults: Vec<String> =
         all.iter().filter(|line| !depends.iter().any(|name| line.starts_with(&format!("{name} =")))).cloned().collect();
     let defaults = defaults.join("\n");
     let (defaults, referral) = defaults.split_once("[[referral]]").unwrap();
+    let (before, pool) = defaults.split_once("[[pool]]").unwrap();
+    let (pool, after) = pool.split_once("[[port]]").unwrap();
+    assert!(pool.contains("devices = ["));
+    let defaults = &format!("{before}[[port]]{after}");
     let full = parse(defaults).unwrap_or_else(|problems| panic!("{problems:#?}"));
     assert_eq!(full.settings, as_it_is.settings);
     assert_eq!(full.to_toml(), as_it_is.to_toml());
 
     // With those too the file still parses, apart from the one that only the other kind of namespace has.
     let everything: Vec<String> = all.iter().filter(|line| !line.starts_with("block_size")).cloned().collect();
-    let config = parse(&everything.join("\n")).unwrap_or_else(|problems| panic!("{problems:#?}"));
-    assert_eq!(config.target.referrals.len(), 1, "{referral}");
-    let blocks = all.join("\n").replace("kind = \"kv\"", "kind = \"nvm\"").replace("\nmax_", "\n#max_");
-    parse(&blocks).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let everything = everything.join("\n").replace("storage = \"memory\"", "storage = \"pool:flash\"");
+    let config = parse(&everything).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    assert_eq!((config.target.referrals.len(), config.target.pools.len()), (1, 1), "{referral}");
+    let mut blocks = all.join("\n").replace("kind = \"kv\"", "kind = \"nvm\"");
+    for option in ["max_", "mode", "durability", "reservation"] {
+        blocks = blocks.replace(&format!("\n{option}"), &format!("\n#{option}"));
+    }
+    let blocks = blocks.as_str();
+    parse(blocks).unwrap_or_else(|problems| panic!("{problems:#?}"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use kvof_store::{format::NamespaceMode, volume::Durability};
 use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess, Visitor},
@@ -78,8 +79,22 @@ pub(super) enum Hosts {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Storage {
     Memory,
+    /// The pool of this name.
+    Pool(String),
     Path(PathBuf),
 }
+
+/// A list of files and block devices.
+#[derive(Clone, Debug)]
+pub(super) struct Devices(pub(super) Vec<Spanned<String>>);
+
+/// What a KV namespace does when its pool is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Mode(pub(super) NamespaceMode);
+
+/// What an acknowledged Store survives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Class(pub(super) Durability);
 
 /// Why a text is no size or no duration.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -215,13 +230,48 @@ impl OptionValue for Hosts {
 }
 
 impl OptionValue for Storage {
-    const VALUES: &'static str = "\"memory\", or the path of a file or block device";
+    const VALUES: &'static str =
+        "\"memory\", \"pool:NAME\", or the path of a file or block device, with \"file:\" before it or without";
 
     fn to_toml(&self) -> String {
         match self {
             Self::Memory => "\"memory\"".to_owned(),
-            Self::Path(path) => quote(&path.to_string_lossy()),
+            Self::Pool(name) => quote(&format!("pool:{name}")),
+            Self::Path(path) => quote(&format!("file:{}", path.display())),
         }
+    }
+}
+
+impl OptionValue for Devices {
+    const VALUES: &'static str = "a list of paths of block devices or files";
+
+    fn to_toml(&self) -> String {
+        let paths: Vec<String> = self.0.iter().map(|path| quote(path.get_ref())).collect();
+        format!("[{}]", paths.join(", "))
+    }
+}
+
+impl OptionValue for Mode {
+    const VALUES: &'static str = "\"store\" or \"cache\"";
+
+    fn to_toml(&self) -> String {
+        match self.0 {
+            NamespaceMode::Store => "\"store\"",
+            NamespaceMode::Cache => "\"cache\"",
+        }
+        .to_owned()
+    }
+}
+
+impl OptionValue for Class {
+    const VALUES: &'static str = "\"media\" or \"device\"";
+
+    fn to_toml(&self) -> String {
+        match self.0 {
+            Durability::Media => "\"media\"",
+            Durability::Device => "\"device\"",
+        }
+        .to_owned()
     }
 }
 
@@ -392,9 +442,46 @@ impl FromWritten for Hosts {
 impl FromWritten for Storage {
     fn from_text(text: &str) -> Option<Self> {
         match text {
-            "" => None,
             "memory" => Some(Self::Memory),
-            path => Some(Self::Path(path.into())),
+            text => match (text.strip_prefix("pool:"), text.strip_prefix("file:").unwrap_or(text)) {
+                (Some(name), _) => Some(Self::Pool(name.to_owned())),
+                (None, "") => None,
+                (None, path) => Some(Self::Path(path.into())),
+            },
+        }
+    }
+}
+
+impl FromWritten for Devices {
+    fn from_text(_text: &str) -> Option<Self> {
+        None
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Option<Self>, A::Error> {
+        let mut paths = Vec::new();
+        while let Some(path) = list.next_element()? {
+            paths.push(path);
+        }
+        Ok((!paths.is_empty()).then_some(Self(paths)))
+    }
+}
+
+impl FromWritten for Mode {
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "store" => Some(Self(NamespaceMode::Store)),
+            "cache" => Some(Self(NamespaceMode::Cache)),
+            _ => None,
+        }
+    }
+}
+
+impl FromWritten for Class {
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "media" => Some(Self(Durability::Media)),
+            "device" => Some(Self(Durability::Device)),
+            _ => None,
         }
     }
 }
@@ -409,7 +496,7 @@ macro_rules! deserialize {
     )*};
 }
 
-deserialize!(Size, Span, Cores, LogFormat, Kind, Hosts, Storage);
+deserialize!(Size, Span, Cores, LogFormat, Kind, Hosts, Storage, Devices, Mode, Class);
 
 #[cfg(test)]
 mod tests {

@@ -6,16 +6,16 @@ use kvof_spec::{
     AdminOpcode, FabricsType, Sqe, Status,
     abort::{AbortCmd, NOT_ABORTED},
     fabrics::{PropertyGetCmd, PropertySetCmd},
-    feature::{GetFeaturesCmd, SetFeaturesCmd},
+    feature::{AsyncEventConfig, FeatureId, GetFeaturesCmd, SetFeaturesCmd},
     identify::IdentifyCmd,
-    log::GetLogPageCmd,
+    log::{CriticalWarning, GetLogPageCmd},
 };
 
 use super::{
     AdminOutcome, CloseReason, Reply,
     controller::Controller,
     error_log::ErrorLog,
-    events::{Events, Requested},
+    events::{self, Events, Requested},
     features::{FeatureCx, Features},
     identify,
     keep_alive::KeepAlive,
@@ -162,11 +162,12 @@ impl AdminQueue {
         let Some(notices) = self.controller.take_notices() else { return };
         if !notices.namespaces.is_empty() {
             self.changed.add(notices.namespaces);
-            self.events.raise();
+            self.events.raise(AsyncEventConfig::NAMESPACE_ATTRIBUTE);
         }
         if notices.discovery {
-            self.events.raise();
+            self.events.raise(AsyncEventConfig::DISCOVERY_LOG_CHANGE);
         }
+        self.events.raise(warning_events(notices.warnings));
     }
 
     fn dispatch(&mut self, now: Instant, sqe: &Sqe, buffer_len: u32) -> Result<Done, Status> {
@@ -188,8 +189,14 @@ impl AdminQueue {
                 features.get(&mut cx, &GetFeaturesCmd::from_sqe(sqe), buffer_len)?
             }
             AdminOpcode::SET_FEATURES => {
+                let cmd = SetFeaturesCmd::from_sqe(sqe);
                 let (features, mut cx) = self.features(now);
-                Reply::result(features.set(&mut cx, &SetFeaturesCmd::from_sqe(sqe))?)
+                let result = features.set(&mut cx, &cmd)?;
+                if cmd.fid() == FeatureId::ASYNC_EVENT_CONFIGURATION {
+                    // What holds already is news to a host that asks for it now.
+                    self.events.raise(warning_events(self.controller.subsystem.namespaces().warnings()));
+                }
+                Reply::result(result)
             }
             AdminOpcode::ASYNC_EVENT_REQUEST => match self.events.request(sqe.cid.get()) {
                 Requested::Waits => return Ok(Done::Held),
@@ -297,6 +304,11 @@ impl AdminQueue {
         self.ended.push_back((cid, Reply::status(Status::ABORT_REQUESTED)));
         (self.controller.transport.wake)();
     }
+}
+
+/// The bits by which a host asks to be told of `warnings`, which are the same.
+fn warning_events(warnings: CriticalWarning) -> AsyncEventConfig {
+    AsyncEventConfig::from_bits_truncate(u32::from(warnings.bits())) & events::SMART_WARNINGS
 }
 
 impl Drop for AdminQueue {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvof_spec::{Nqn, Status};
+use kvof_spec::{Nqn, Status, log::CriticalWarning};
 
 use super::{
     QueueTransport, QueueWaker,
@@ -89,6 +89,8 @@ pub(super) struct Notices {
     pub(super) namespaces: Vec<u32>,
     /// The discovery log page changed.
     pub(super) discovery: bool,
+    /// Critical warnings that are new.
+    pub(super) warnings: CriticalWarning,
 }
 
 impl Controller {
@@ -251,6 +253,7 @@ impl Controller {
             shared.notices.namespaces.dedup();
             shared.notices.namespaces.truncate(super::log_page::CHANGED_NAMESPACES_MAX + 1);
             shared.notices.discovery |= notices.discovery;
+            shared.notices.warnings |= notices.warnings;
             self.notified.store(true, Ordering::Release);
         });
         (self.transport.wake)();

@@ -1,11 +1,12 @@
 //! What a definition must satisfy to be served. The configuration checks more, and says where in its file; this is the
 //! last door.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
 
 use kvof_spec::{Nqn, text};
+use uuid::Uuid;
 
-use crate::model::{NamespaceDef, NamespaceKindDef, StorageDef, SubsystemDef, TargetDef};
+use crate::model::{NamespaceDef, NamespaceKindDef, SubsystemDef, TargetDef};
 
 /// Why a target cannot be served as defined.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -68,14 +69,30 @@ pub enum DefError {
         kind: &'static str,
     },
     /// Two namespaces have the same storage.
-    #[error("subsystem {nqn}, NSID {nsid}: {path:?} holds another namespace; give each its own file")]
+    #[error("subsystem {nqn}, NSID {nsid}: {storage} holds another namespace; give each its own file")]
     SharedStorage {
         /// Subsystem.
         nqn: Nqn,
         /// NSID.
         nsid: u32,
         /// The storage.
-        path: PathBuf,
+        storage: String,
+    },
+    /// Two pools have the same name.
+    #[error("pool {name} is defined twice; give each its own name")]
+    DuplicatePool {
+        /// Its name.
+        name: String,
+    },
+    /// A namespace lies in a pool that is not defined.
+    #[error("subsystem {nqn}, NSID {nsid}: there is no pool {name}; define it, or name another")]
+    UnknownPool {
+        /// Subsystem.
+        nqn: Nqn,
+        /// NSID.
+        nsid: u32,
+        /// The pool's name.
+        name: String,
     },
     /// A block namespace has a geometry that no host can use.
     #[error(
@@ -107,14 +124,14 @@ pub enum DefError {
         nqn: Nqn,
     },
     /// A reload gives the storage of a namespace that it removes to another one.
-    #[error("subsystem {nqn}, NSID {nsid}: {path:?} is in use until the namespace that it holds now is removed")]
+    #[error("subsystem {nqn}, NSID {nsid}: {storage} is in use until the namespace that it holds now is removed")]
     StorageInUse {
         /// Subsystem.
         nqn: Nqn,
         /// NSID.
         nsid: u32,
         /// The storage.
-        path: PathBuf,
+        storage: String,
     },
     /// Another reload came in between.
     #[error("the target was changed by another reload in the meantime; try again")]
@@ -131,6 +148,11 @@ pub(super) fn check(def: &TargetDef) -> Result<(), DefError> {
     }
     let mut nqns = BTreeSet::new();
     let mut seen = Seen::default();
+    for pool in &def.pools {
+        if !seen.pools.insert(&pool.name) {
+            return Err(DefError::DuplicatePool { name: pool.name.clone() });
+        }
+    }
     for subsystem in &def.subsystems {
         let nqn = || subsystem.nqn.clone();
         if subsystem.nqn.is_discovery() {
@@ -159,7 +181,8 @@ pub(super) fn check(def: &TargetDef) -> Result<(), DefError> {
 struct Seen<'a> {
     uuids: BTreeSet<[u8; 16]>,
     nguids: BTreeSet<[u8; 16]>,
-    paths: BTreeSet<&'a PathBuf>,
+    storage: BTreeSet<String>,
+    pools: BTreeSet<&'a String>,
 }
 
 impl<'a> Seen<'a> {
@@ -171,10 +194,15 @@ impl<'a> Seen<'a> {
         if ns.nguid != [0; 16] && !self.nguids.insert(ns.nguid) {
             return Err(DefError::DuplicateIdentifier { nqn, nsid, kind: "NGUID" });
         }
-        if let StorageDef::File { path } = ns.kind.storage()
-            && !self.paths.insert(path)
+        if let Some(storage) = own_storage(ns)
+            && !self.storage.insert(storage.clone())
         {
-            return Err(DefError::SharedStorage { nqn, nsid, path: path.clone() });
+            return Err(DefError::SharedStorage { nqn, nsid, storage });
+        }
+        if let Some(pool) = ns.kind.pool()
+            && !self.pools.contains(&pool.pool)
+        {
+            return Err(DefError::UnknownPool { nqn, nsid, name: pool.pool.clone() });
         }
         if let NamespaceKindDef::Nvm { block_size, size, .. } = ns.kind
             && (!matches!(block_size, 512 | 4096) || size == 0 || !size.is_multiple_of(block_size.into()))
@@ -183,6 +211,12 @@ impl<'a> Seen<'a> {
         }
         Ok(())
     }
+}
+
+/// What no other namespace may have at the same time: a file, or a place in a pool.
+pub(super) fn own_storage(ns: &NamespaceDef) -> Option<String> {
+    let in_pool = || ns.kind.pool().map(|pool| format!("{} in pool {}", Uuid::from_bytes(ns.uuid), pool.pool));
+    ns.kind.file().map(|path| path.display().to_string()).or_else(in_pool)
 }
 
 fn check_text<const N: usize>(subsystem: &SubsystemDef, field: &'static str, value: &str) -> Result<(), DefError> {

@@ -1,7 +1,7 @@
 //! Asynchronous events (section 5.2): requests that wait, events that happened, and which of them the host wants.
 //!
-//! Each kind of controller has one event: an I/O controller that namespaces changed, a discovery controller that its log
-//! page changed. After an event is reported, it is masked until the host reads the log page that describes it.
+//! An I/O controller has two events: namespaces changed, and a critical warning is new. A discovery controller has one: its
+//! log page changed. After an event is reported, it is masked until the host reads the log page that describes it.
 
 use std::collections::VecDeque;
 
@@ -10,8 +10,8 @@ use kvof_spec::{aen::AsyncEvent, feature::AsyncEventConfig};
 /// AERL: Asynchronous Event Requests that may wait at a time, 0's based.
 pub(super) const AERL: u8 = 3;
 
-/// SMART critical warnings, which may be enabled although none ever happens.
-const SMART_WARNINGS: AsyncEventConfig = AsyncEventConfig::SMART_SPARE
+/// SMART critical warnings. All may be enabled, though only those happen that a pool can give.
+pub(super) const SMART_WARNINGS: AsyncEventConfig = AsyncEventConfig::SMART_SPARE
     .union(AsyncEventConfig::SMART_TEMPERATURE)
     .union(AsyncEventConfig::SMART_DEGRADED)
     .union(AsyncEventConfig::SMART_READ_ONLY)
@@ -21,14 +21,21 @@ const SMART_WARNINGS: AsyncEventConfig = AsyncEventConfig::SMART_SPARE
 /// The events of one controller.
 #[derive(Debug)]
 pub(super) struct Events {
-    event: AsyncEvent,
-    notice: AsyncEventConfig,
+    kinds: Vec<Kind>,
     config: AsyncEventConfig,
+    waiting: VecDeque<u16>,
+}
+
+/// One event.
+#[derive(Debug)]
+struct Kind {
+    event: AsyncEvent,
+    /// Any of these asks for it.
+    notice: AsyncEventConfig,
     /// Happened, and not reported yet.
     pending: bool,
     /// Reported, and its log page not read yet.
     masked: bool,
-    waiting: VecDeque<u16>,
 }
 
 /// What becomes of a new Asynchronous Event Request.
@@ -44,18 +51,24 @@ pub(super) enum Requested {
 
 impl Events {
     /// Those of an I/O controller.
-    pub(super) const fn io() -> Self {
-        Self::new(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED, AsyncEventConfig::NAMESPACE_ATTRIBUTE)
+    pub(super) fn io() -> Self {
+        Self::new(&[
+            (AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED, AsyncEventConfig::NAMESPACE_ATTRIBUTE),
+            (AsyncEvent::SUBSYSTEM_RELIABILITY, SMART_WARNINGS),
+        ])
     }
 
     /// Those of a discovery controller.
-    pub(super) const fn discovery() -> Self {
-        Self::new(AsyncEvent::DISCOVERY_LOG_CHANGED, AsyncEventConfig::DISCOVERY_LOG_CHANGE)
+    pub(super) fn discovery() -> Self {
+        Self::new(&[
+            (AsyncEvent::DISCOVERY_LOG_CHANGED, AsyncEventConfig::DISCOVERY_LOG_CHANGE),
+            (AsyncEvent::SUBSYSTEM_RELIABILITY, SMART_WARNINGS),
+        ])
     }
 
-    const fn new(event: AsyncEvent, notice: AsyncEventConfig) -> Self {
-        let config = AsyncEventConfig::empty();
-        Self { event, notice, config, pending: false, masked: false, waiting: VecDeque::new() }
+    fn new(kinds: &[(AsyncEvent, AsyncEventConfig)]) -> Self {
+        let kind = |&(event, notice)| Kind { event, notice, pending: false, masked: false };
+        Self { kinds: kinds.iter().map(kind).collect(), config: AsyncEventConfig::empty(), waiting: VecDeque::new() }
     }
 
     /// Asynchronous Event Configuration.
@@ -65,7 +78,7 @@ impl Events {
 
     /// Sets Asynchronous Event Configuration; false, and unchanged, if it names events that do not exist here.
     pub(super) fn configure(&mut self, config: AsyncEventConfig) -> bool {
-        let known = self.notice.union(SMART_WARNINGS);
+        let known = self.kinds.iter().fold(AsyncEventConfig::empty(), |known, kind| known | kind.notice);
         if !known.contains(config) {
             return false;
         }
@@ -73,18 +86,19 @@ impl Events {
         true
     }
 
-    /// The event happened.
-    pub(super) const fn raise(&mut self) {
-        if self.config.contains(self.notice) && !self.masked {
-            self.pending = true;
+    /// What `notices` stand for happened.
+    pub(super) fn raise(&mut self, notices: AsyncEventConfig) {
+        let wanted = self.config & notices;
+        for kind in self.kinds.iter_mut().filter(|kind| kind.notice.intersects(wanted) && !kind.masked) {
+            kind.pending = true;
         }
     }
 
     /// The host read log page `lid` without retaining the event.
-    pub(super) const fn log_read(&mut self, lid: u8) {
-        if lid == self.event.log_page() {
-            self.pending = false;
-            self.masked = false;
+    pub(super) fn log_read(&mut self, lid: u8) {
+        for kind in self.kinds.iter_mut().filter(|kind| kind.event.log_page() == lid) {
+            kind.pending = false;
+            kind.masked = false;
         }
     }
 
@@ -93,8 +107,10 @@ impl Events {
         if self.waiting.len() > usize::from(AERL) {
             return Requested::LimitExceeded;
         }
-        if self.pending && self.waiting.is_empty() {
-            return Requested::Completes(self.report());
+        if self.waiting.is_empty()
+            && let Some(event) = self.report()
+        {
+            return Requested::Completes(event);
         }
         self.waiting.push_back(cid);
         Requested::Waits
@@ -102,11 +118,10 @@ impl Events {
 
     /// A request that completes now, and its event.
     pub(super) fn poll(&mut self) -> Option<(u16, AsyncEvent)> {
-        if !self.pending {
-            return None;
-        }
-        let cid = self.waiting.pop_front()?;
-        Some((cid, self.report()))
+        let cid = *self.waiting.front()?;
+        let event = self.report()?;
+        self.waiting.pop_front();
+        Some((cid, event))
     }
 
     /// Takes the waiting request `cid` out; false if there is none.
@@ -119,15 +134,16 @@ impl Events {
     /// The controller is reset: nothing is wanted any more. Returns the requests that waited.
     pub(super) fn reset(&mut self) -> VecDeque<u16> {
         self.config = AsyncEventConfig::empty();
-        self.pending = false;
-        self.masked = false;
+        for kind in &mut self.kinds {
+            (kind.pending, kind.masked) = (false, false);
+        }
         std::mem::take(&mut self.waiting)
     }
 
-    const fn report(&mut self) -> AsyncEvent {
-        self.pending = false;
-        self.masked = true;
-        self.event
+    fn report(&mut self) -> Option<AsyncEvent> {
+        let kind = self.kinds.iter_mut().find(|kind| kind.pending)?;
+        (kind.pending, kind.masked) = (false, true);
+        Some(kind.event)
     }
 }
 
@@ -141,30 +157,48 @@ mod tests {
         assert!(events.configure(AsyncEventConfig::NAMESPACE_ATTRIBUTE));
         assert_eq!(events.request(7), Requested::Waits);
         assert_eq!(events.poll(), None);
-        events.raise();
+        events.raise(AsyncEventConfig::NAMESPACE_ATTRIBUTE);
         assert_eq!(events.poll(), Some((7, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED)));
         assert_eq!(events.request(8), Requested::Waits);
-        events.raise();
+        events.raise(AsyncEventConfig::NAMESPACE_ATTRIBUTE);
         assert_eq!(events.poll(), None, "masked");
         events.log_read(0x05);
-        events.raise();
+        events.raise(AsyncEventConfig::NAMESPACE_ATTRIBUTE);
         assert_eq!(events.poll(), None, "another page was read");
         events.log_read(0x04);
         assert_eq!(events.poll(), None, "the page told of everything so far");
-        events.raise();
+        events.raise(AsyncEventConfig::NAMESPACE_ATTRIBUTE);
         assert_eq!(events.poll(), Some((8, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED)));
     }
 
     #[test]
     fn an_event_waits_for_a_request() {
         let mut events = Events::discovery();
-        events.raise();
+        events.raise(AsyncEventConfig::DISCOVERY_LOG_CHANGE);
         assert_eq!(events.request(1), Requested::Waits, "not enabled");
         assert!(events.abort(1));
         assert!(!events.abort(1));
         assert!(events.configure(AsyncEventConfig::DISCOVERY_LOG_CHANGE));
-        events.raise();
+        events.raise(AsyncEventConfig::DISCOVERY_LOG_CHANGE);
         assert_eq!(events.request(2), Requested::Completes(AsyncEvent::DISCOVERY_LOG_CHANGED));
+    }
+
+    #[test]
+    fn a_warning_is_an_event_of_its_own_that_the_host_asks_for_by_its_bit() {
+        let mut events = Events::io();
+        assert!(events.configure(AsyncEventConfig::SMART_DEGRADED | AsyncEventConfig::NAMESPACE_ATTRIBUTE));
+        events.raise(AsyncEventConfig::SMART_READ_ONLY);
+        assert_eq!(events.request(1), Requested::Waits, "not asked for");
+        events.raise(AsyncEventConfig::NAMESPACE_ATTRIBUTE);
+        assert_eq!(events.poll(), Some((1, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED)));
+        // Masking one does not mask the other.
+        events.raise(AsyncEventConfig::SMART_DEGRADED);
+        assert_eq!(events.request(2), Requested::Completes(AsyncEvent::SUBSYSTEM_RELIABILITY));
+        events.raise(AsyncEventConfig::SMART_DEGRADED);
+        assert_eq!(events.request(3), Requested::Waits, "masked");
+        events.log_read(0x02);
+        events.raise(AsyncEventConfig::SMART_DEGRADED);
+        assert_eq!(events.poll(), Some((3, AsyncEvent::SUBSYSTEM_RELIABILITY)));
     }
 
     #[test]

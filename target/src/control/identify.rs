@@ -3,9 +3,9 @@
 //! A host sees the namespaces of the command sets that it enabled; any other is as if it did not exist, so that a host
 //! which knows blocks only does not take a KV namespace for a disk.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
-use kvof_kv::{IdentifyKvController, IdentifyKvNamespace, KvUsage};
+use kvof_kv::{IdentifyKvController, IdentifyKvNamespace};
 use kvof_spec::{
     Csi, FromZeros, IntoBytes, Status, Vs,
     identify::{
@@ -203,7 +203,7 @@ fn namespace(ns: &Namespace) -> IdentifyNamespace {
     let blocks = (size / block.max(1)).max(1);
     let used = match ns.def.kind {
         NamespaceKindDef::Nvm { .. } => blocks,
-        NamespaceKindDef::Kv { .. } => ns.state.used.load(Ordering::Relaxed).div_ceil(KV_BLOCK).min(blocks),
+        NamespaceKindDef::Kv { .. } => ns.state.usage.current().nuse.div_ceil(KV_BLOCK).min(blocks),
     };
     id.nsze = blocks.into();
     id.ncap = blocks.into();
@@ -219,16 +219,11 @@ fn namespace(ns: &Namespace) -> IdentifyNamespace {
 
 /// CNS 05h.
 fn iocs_namespace(ns: &Namespace) -> Vec<u8> {
-    let NamespaceKindDef::Kv { limits, size, .. } = &ns.def.kind else {
+    let NamespaceKindDef::Kv { limits, .. } = &ns.def.kind else {
         // No protection information and no storage tags.
         return IdentifyNamespaceNvm::zeroed().as_bytes().to_vec();
     };
-    let usage = KvUsage {
-        nsze: *size,
-        nuse: ns.state.used.load(Ordering::Relaxed),
-        keys: ns.state.keys.load(Ordering::Relaxed),
-    };
-    let mut id = IdentifyKvNamespace::new(limits, &usage);
+    let mut id = IdentifyKvNamespace::new(limits, &ns.state.usage.current());
     id.nmic = Nmic::SHARED.bits();
     id.nguid = ns.def.nguid;
     id.as_bytes().to_vec()

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use kvof_kv::identify::COMMAND_EFFECTS;
 use kvof_spec::{
-    AdminOpcode, Csi, IntoBytes, NvmOpcode, Status, U128,
+    AdminOpcode, Csi, IntoBytes, KvOpcode, NvmOpcode, Status, U128,
     identify::{NS_LIST_ENTRIES, NSID_ALL},
     log::{
         ChangedNamespaceList, CommandEffects, CommandsSupported, FirmwareSlot, GetLogPageCmd, LogId, SmartHealth,
@@ -14,7 +14,8 @@ use kvof_spec::{
 };
 
 use super::{
-    controller::Controller, discovery::DiscoveryPage, error_log::ErrorLog, identify::FIRMWARE, registry::Registry,
+    controller::Controller, discovery::DiscoveryPage, error_log::ErrorLog, identify::FIRMWARE, pool_page,
+    registry::Registry,
 };
 
 /// Namespaces that the Changed Namespace List can name.
@@ -29,6 +30,11 @@ const IO_PAGES: [LogId; 6] = [
     LogId::CHANGED_NAMESPACES,
     LogId::COMMANDS_SUPPORTED,
 ];
+/// Pages of an I/O controller of a subsystem with namespaces in pools.
+const POOL_PAGES: [LogId; 7] = {
+    let [a, b, c, d, e, f] = IO_PAGES;
+    [a, b, c, d, e, f, LogId::POOL_STATISTICS]
+};
 /// Pages of a discovery controller.
 const DISCOVERY_PAGES: [LogId; 3] = [LogId::SUPPORTED_LOG_PAGES, LogId::ERROR_INFORMATION, LogId::DISCOVERY];
 
@@ -60,7 +66,12 @@ impl ChangedNamespaces {
 
 /// The part of a log page that `cmd` asks for. Bytes after the end of the page are zero.
 pub(super) fn read(cx: &LogCx<'_>, cmd: &GetLogPageCmd, buffer_len: u32) -> Result<Vec<u8>, Status> {
-    let pages = if cx.controller.subsystem.is_discovery { &DISCOVERY_PAGES[..] } else { &IO_PAGES[..] };
+    let subsystem = &cx.controller.subsystem;
+    let pages = match subsystem.is_discovery {
+        true => &DISCOVERY_PAGES[..],
+        false if subsystem.namespaces().iter().any(|ns| ns.state.pool.get().is_some()) => &POOL_PAGES[..],
+        false => &IO_PAGES[..],
+    };
     if !pages.contains(&cmd.lid()) {
         return Err(Status::INVALID_LOG_PAGE);
     }
@@ -84,6 +95,7 @@ pub(super) fn read(cx: &LogCx<'_>, cmd: &GetLogPageCmd, buffer_len: u32) -> Resu
         LogId::FIRMWARE_SLOT => FirmwareSlot::single(text::to_field(FIRMWARE).unwrap_or([b' '; 8])).as_bytes().to_vec(),
         LogId::CHANGED_NAMESPACES => ChangedNamespaceList::new(cx.changed.0.iter().copied()).as_bytes().to_vec(),
         LogId::COMMANDS_SUPPORTED => effects(cmd.csi())?.as_bytes().to_vec(),
+        LogId::POOL_STATISTICS => pool_page::read(cx.controller, cmd.head.nsid.get())?.as_bytes().to_vec(),
         _ => return Err(Status::INVALID_LOG_PAGE),
     };
     let start = usize::try_from(offset).ok().filter(|start| *start <= page.len()).ok_or(Status::INVALID_FIELD)?;
@@ -102,6 +114,8 @@ fn smart(cx: &LogCx<'_>, nsid: u32) -> Result<SmartHealth, Status> {
     let units = |bytes: u128| U128::new(bytes.div_ceil(512 * 1000));
     let hours = cx.now.saturating_duration_since(cx.registry.started).as_secs() / 3600;
     let mut page = SmartHealth::zeroed();
+    page.critical_warning = cx.controller.subsystem.namespaces().warnings().bits();
+    // There are no spares that are used up; devices tell of their own wear.
     page.available_spare = 100;
     page.data_units_read = units(io.bytes_read);
     page.data_units_written = units(io.bytes_written);
@@ -137,6 +151,7 @@ fn effects(csi: Csi) -> Result<CommandsSupported, Status> {
             }
         }
         Csi::KV => {
+            page.set_io(KvOpcode::FLUSH, CommandEffects::CSUPP);
             for (opcode, effects) in COMMAND_EFFECTS {
                 page.set_io(opcode, effects);
             }

@@ -16,6 +16,7 @@ mod io_counters;
 mod io_queue;
 mod keep_alive;
 mod log_page;
+mod pool_page;
 mod properties;
 mod registry;
 mod reload;

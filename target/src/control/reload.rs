@@ -13,10 +13,11 @@ use kvof_spec::Nqn;
 use super::{
     CloseReason, DefError,
     controller::{Controller, Notices},
+    definition::own_storage,
     registry::{Registry, State},
     subsystem::{NamespaceTable, Subsystem},
 };
-use crate::model::{Namespace, StorageDef, TargetDef};
+use crate::model::{Namespace, TargetDef};
 
 /// What a reload would change.
 #[derive(Debug)]
@@ -101,18 +102,14 @@ impl ReloadPlan {
         Ok(())
     }
 
-    /// A file cannot change hands in one step: it is closed only after commands to its old namespace have ended.
+    /// Storage cannot change hands in one step: it is closed only after commands to its old namespace have ended.
     fn check_storage(&self) -> Result<(), DefError> {
         for subsystem in &self.def.subsystems {
             for ns in &subsystem.namespaces {
-                let StorageDef::File { path } = ns.kind.storage() else { continue };
-                let leaves = |old: &Arc<Namespace>| old.def.kind.storage() == ns.kind.storage();
+                let Some(storage) = own_storage(ns) else { continue };
+                let leaves = |old: &Arc<Namespace>| own_storage(&old.def).as_ref() == Some(&storage);
                 if self.attach.iter().any(|new| new.def == *ns) && self.detach.iter().any(leaves) {
-                    return Err(DefError::StorageInUse {
-                        nqn: subsystem.nqn.clone(),
-                        nsid: ns.nsid,
-                        path: path.clone(),
-                    });
+                    return Err(DefError::StorageInUse { nqn: subsystem.nqn.clone(), nsid: ns.nsid, storage });
                 }
             }
         }

@@ -3,13 +3,13 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
-use kvof_spec::{Csi, Nqn, feature::KvConfiguration};
+use kvof_spec::{Csi, Nqn, feature::KvConfiguration, log::CriticalWarning};
 
 use super::io_counters::IoHistory;
-use crate::model::{Namespace, NamespaceKindDef, StorageDef, SubsystemDef};
+use crate::model::{Durability, Namespace, NamespaceKindDef, StorageDef, SubsystemDef};
 
 /// NN: the largest NSID, at least. More namespaces can be added as long as none has a larger one.
 const NN_MIN: u32 = 1024;
@@ -26,6 +26,8 @@ pub(super) struct Subsystem {
     pub(super) io: IoHistory,
     /// Changes with `state`.
     generation: AtomicU64,
+    /// [`CriticalWarning`]s that hosts were told of.
+    warnings: AtomicU8,
     state: Mutex<State>,
 }
 
@@ -51,6 +53,7 @@ impl Subsystem {
             is_discovery: false,
             io: IoHistory::default(),
             generation: AtomicU64::new(0),
+            warnings: AtomicU8::new(0),
             state: Mutex::new(state),
         }
     }
@@ -64,6 +67,7 @@ impl Subsystem {
             is_discovery: true,
             io: IoHistory::default(),
             generation: AtomicU64::new(0),
+            warnings: AtomicU8::new(0),
             state: Mutex::default(),
         }
     }
@@ -92,6 +96,13 @@ impl Subsystem {
     pub(super) fn update(&self, allowed_hosts: Option<Vec<Nqn>>, namespaces: NamespaceTable) {
         self.with(|state| *state = State { allowed_hosts, namespaces });
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Looks at the pools: the warnings that are new since the last time.
+    pub(super) fn new_warnings(&self) -> CriticalWarning {
+        let now = self.namespaces().warnings();
+        let before = self.warnings.swap(now.bits(), Ordering::Relaxed);
+        now.difference(CriticalWarning::from_bits_retain(before))
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
@@ -132,10 +143,19 @@ impl NamespaceTable {
         u32::try_from(self.len()).unwrap_or(u32::MAX).max(NN_MIN)
     }
 
-    /// Whether acknowledged writes may still be in a cache that loses them without power: files are written without
-    /// waiting for the medium unless the host asks for it.
+    /// Whether acknowledged writes may still be in a cache that loses them without power, unless the host asks for more: files
+    /// are written without waiting for the medium, and so is a pool for a namespace whose durability is `device`.
     pub(super) fn has_volatile_cache(&self) -> bool {
-        self.iter().any(|ns| matches!(ns.def.kind, NamespaceKindDef::Nvm { storage: StorageDef::File { .. }, .. }))
+        self.iter().any(|ns| match (&ns.def.kind, ns.def.kind.pool()) {
+            (NamespaceKindDef::Nvm { storage, .. }, _) => matches!(storage, StorageDef::File { .. }),
+            (NamespaceKindDef::Kv { .. }, pool) => pool.is_some_and(|pool| pool.durability == Durability::Device),
+        })
+    }
+
+    /// What the pools of the namespaces warn of.
+    pub(super) fn warnings(&self) -> CriticalWarning {
+        let pools = self.iter().filter_map(|ns| ns.state.pool.get());
+        pools.fold(CriticalWarning::empty(), |warnings, pool| warnings | pool.warnings())
     }
 }
 

@@ -8,7 +8,9 @@ use std::{
 use kvof_spec::Sqe;
 
 use super::{
-    CloseReason, Connected, DefError, QueueTransport, Reply, connect, definition,
+    CloseReason, Connected, DefError, QueueTransport, Reply, connect,
+    controller::Notices,
+    definition,
     registry::Registry,
     reload::{Changes, ReloadPlan},
 };
@@ -152,6 +154,28 @@ impl Target {
         self.registry.with(|state| {
             state.subsystems.values().flat_map(|s| s.namespaces().iter().cloned().collect::<Vec<_>>()).collect()
         })
+    }
+
+    /// Looks at the health of the pools, and tells hosts what has become worse since the last time (Asynchronous Event
+    /// Requests, section 5.2).
+    pub fn check_health(&self) {
+        let telling: Vec<_> = self.registry.with(|state| {
+            let worse = state.subsystems.values().filter_map(|subsystem| {
+                let warnings = subsystem.new_warnings();
+                (!warnings.is_empty()).then_some((Arc::clone(subsystem), warnings))
+            });
+            let worse: Vec<_> = worse.collect();
+            let controllers = state.controllers.values();
+            controllers
+                .filter_map(|controller| {
+                    let (_, warnings) = worse.iter().find(|(s, _)| Arc::ptr_eq(s, &controller.subsystem))?;
+                    Some((Arc::clone(controller), Notices { warnings: *warnings, ..Notices::default() }))
+                })
+                .collect()
+        });
+        for (controller, notices) in telling {
+            controller.notify(&notices);
+        }
     }
 
     /// Ends every association, and refuses new ones. Queues are woken, and answer [`CloseReason::TargetStopped`].

@@ -8,11 +8,11 @@ const OTHER_FILES: u64 = 64;
 const FILES_PER_CORE: u64 = 8;
 
 /// Raises the soft limit as far as the hard one lets it, and warns if that is too little for `connections`.
-pub(super) fn raise_limit(connections: u32, cores: usize, namespaces: usize) {
+pub(super) fn raise_limit(connections: u32, cores: usize, storage: usize) {
     let cores = u64::try_from(cores).unwrap_or(u64::MAX).saturating_mul(FILES_PER_CORE);
     let needed = u64::from(connections)
         .saturating_add(cores)
-        .saturating_add(u64::try_from(namespaces).unwrap_or(u64::MAX))
+        .saturating_add(u64::try_from(storage).unwrap_or(u64::MAX))
         .saturating_add(OTHER_FILES);
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {

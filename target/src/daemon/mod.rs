@@ -1,12 +1,14 @@
 //! The daemon: from a configuration to a running target, and through its signals to its end.
 //!
 //! Order at start: sockets are bound first, so that a second target on the same port fails before it touches any
-//! storage; then storage is opened; then hosts are let in; then the service manager and the ready file are told.
+//! storage; then pools and other storage are opened; then hosts are let in; then the service manager and the ready file are
+//! told. At the end: running commands complete, the cores' volumes come to rest, and the pools are closed.
 
 mod files;
 mod listen;
 mod logging;
 mod notify;
+mod pools;
 mod ready;
 mod serve;
 mod signals;
@@ -89,13 +91,14 @@ pub fn run(daemon: Daemon) -> Result<(), DaemonError> {
     let requests = signals::listen().map_err(DaemonError::Signals)?;
     let manager = ServiceManager::from_environment();
     let settings = config.settings.clone();
-    let namespaces = config.target.subsystems.iter().map(|subsystem| subsystem.namespaces.len()).sum();
-    files::raise_limit(settings.limits.connections, settings.cpus.len(), namespaces);
+    let namespaces: usize = config.target.subsystems.iter().map(|subsystem| subsystem.namespaces.len()).sum();
+    let devices: usize = config.target.pools.iter().map(|pool| pool.devices.len()).sum();
+    files::raise_limit(settings.limits.connections, settings.cpus.len(), namespaces.saturating_add(devices));
 
     let configured = config.target.ports.clone();
     let listeners = listen::bind_all(&mut config.target.ports)?;
     let bound = config.target.ports.clone();
-    let mut serving = Serving::start(&settings, config.target.clone(), listeners)?;
+    let mut serving = Serving::start(&settings, config.target.clone(), listeners, &manager)?;
     let ready_file = ready_file
         .map(|path| ReadyFile::write(&path, &bound).map_err(|source| DaemonError::Ready { path, source }))
         .transpose()?;
@@ -109,7 +112,7 @@ pub fn run(daemon: Daemon) -> Result<(), DaemonError> {
         None => tracing::warn!("SIGHUP: there is no configuration file to read again"),
         Some(reread) => {
             manager.reloading(monotonic_micros());
-            reload(serving, &settings, (&configured, &bound), reread);
+            reload(serving, &settings, (&configured, &bound), (reread, &manager));
             manager.ready();
         }
     };
@@ -117,7 +120,7 @@ pub fn run(daemon: Daemon) -> Result<(), DaemonError> {
     drop(ready_file);
     manager.stopping();
     tracing::info!(connections = serving.connections(), drain = ?settings.drain_timeout, "stopping");
-    serving.stop(settings.drain_timeout);
+    serving.stop(settings.drain_timeout, &manager);
     tracing::info!("stopped");
     outcome
 }
@@ -129,7 +132,9 @@ fn attend(
     reload: impl Fn(&mut Serving),
 ) -> Result<(), DaemonError> {
     loop {
-        match requests.recv_timeout(LOOK_AFTER) {
+        let request = requests.recv_timeout(LOOK_AFTER);
+        serving.tend();
+        match request {
             Ok(Request::Reload) => reload(serving),
             Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) if serving.is_healthy() => {}
@@ -139,7 +144,12 @@ fn attend(
 }
 
 /// Reads the configuration again and puts into effect what can change live; says what cannot.
-fn reload(serving: &mut Serving, running: &Settings, ports: (&[PortDef], &[PortDef]), reread: &Reread) {
+fn reload(
+    serving: &mut Serving,
+    running: &Settings,
+    ports: (&[PortDef], &[PortDef]),
+    (reread, manager): (&Reread, &ServiceManager),
+) {
     let Config { settings, mut target } = match reread() {
         Ok(config) => config,
         Err(error) => return tracing::error!("the configuration was not reloaded:\n{error}"),
@@ -149,7 +159,7 @@ fn reload(serving: &mut Serving, running: &Settings, ports: (&[PortDef], &[PortD
     }
     let (configured, bound) = ports;
     target.ports = listen::still_bound(&target.ports, configured, bound);
-    match serving.reload(target) {
+    match serving.reload(target, manager) {
         Ok(changes) => tracing::info!(
             namespaces_added = changes.namespaces_added,
             namespaces_removed = changes.namespaces_removed,

@@ -10,6 +10,7 @@ use std::{
         },
     },
     path::Path,
+    time::Duration,
 };
 
 /// The service manager; does nothing where there is none.
@@ -33,13 +34,21 @@ impl ServiceManager {
 
     /// The target accepts connections.
     pub(super) fn ready(&self) {
-        self.send("READY=1");
+        self.send("READY=1\nSTATUS=serving");
     }
 
     /// The target reads its configuration again, until [`ServiceManager::ready`]. `now` is the monotonic clock in
     /// microseconds, which the manager compares with its own.
     pub(super) fn reloading(&self, now: u64) {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    }
+
+    /// The target is at something that takes its time, and will say so again within `patience` (which systemd does not wait for
+    /// otherwise).
+    pub(super) fn extend(&self, status: &str, patience: Duration) {
+        // A status is one line.
+        let status = status.replace(char::is_control, " ");
+        self.send(&format!("STATUS={status}\nEXTEND_TIMEOUT_USEC={}", patience.as_micros()));
     }
 
     /// The target is on its way down.
@@ -86,8 +95,14 @@ mod tests {
             let manager = ServiceManager { socket: Some(connect(&address).unwrap()) };
             manager.ready();
             manager.reloading(17);
+            manager.extend("a\nREADY=1", Duration::from_secs(2));
             manager.stopping();
-            for wanted in ["READY=1", "RELOADING=1\nMONOTONIC_USEC=17", "STOPPING=1"] {
+            for wanted in [
+                "READY=1\nSTATUS=serving",
+                "RELOADING=1\nMONOTONIC_USEC=17",
+                "STATUS=a READY=1\nEXTEND_TIMEOUT_USEC=2000000",
+                "STOPPING=1",
+            ] {
                 let mut buffer = [0; 64];
                 let length = listener.recv(&mut buffer).unwrap();
                 assert_eq!(buffer.get(..length), Some(wanted.as_bytes()));

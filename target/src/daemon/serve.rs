@@ -1,24 +1,26 @@
 //! The target and its threads: where configuration, control plane, storage and reactors meet.
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use kvof_io::{Pool, PoolConfig};
 
+use super::{notify::ServiceManager, pools::Pools};
 use crate::{
-    backend::{self, OpenError},
+    backend::{self, OpenError, OpenPool, PoolOpenError},
     config::{Cores, Settings},
     control::{DefError, Target, TargetLimits},
-    model::{Namespace, NamespaceKindDef, StorageDef, TargetDef},
-    reactor::{Listener, Parts, ReactorConfig, Reactors, StartError},
+    model::{KvStorageDef, Namespace, NamespaceKindDef, NamespaceMode, PoolDef, TargetDef},
+    reactor::{Listener, Parts, ReactorConfig, Reactors, StartError, Storage},
     transport::tcp::{TcpSettings, TcpTimers},
 };
 
 /// Disk operations that a core keeps in flight.
-const DISK_OPS: usize = 256;
+const DISK_OPS: usize = 1024;
 
 /// Why the target could not start to serve.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,9 @@ pub enum ServeError {
     /// The storage of a namespace.
     #[error(transparent)]
     Storage(#[from] OpenError),
+    /// A pool.
+    #[error(transparent)]
+    Pool(#[from] PoolOpenError),
     /// The threads.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -48,6 +53,12 @@ pub enum ReloadError {
     /// The storage of a namespace that is new.
     #[error(transparent)]
     Storage(#[from] OpenError),
+    /// A pool that is new.
+    #[error(transparent)]
+    Pool(#[from] PoolOpenError),
+    /// A pool that was removed and is wanted again.
+    #[error("pool {0} is still being closed; reload again in a moment")]
+    PoolCloses(String),
     /// Memory was taken at start.
     #[error(
         "its KV namespaces in memory need {wanted} bytes, but at start they needed {reserved}, and memory is reserved then; \
@@ -76,6 +87,7 @@ pub(super) struct Serving {
     target: Arc<Target>,
     pool: Pool,
     reactors: Reactors,
+    pools: Pools,
     cores: usize,
     /// Bytes of KV namespaces in memory that the pool has room for.
     reserved: u64,
@@ -83,39 +95,75 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Opens the storage of `def` and lets hosts in. Takes as long as opening the storage does.
-    pub(super) fn start(settings: &Settings, def: TargetDef, listeners: Vec<Listener>) -> Result<Self, ServeError> {
+    pub(super) fn start(
+        settings: &Settings,
+        def: TargetDef,
+        listeners: Vec<Listener>,
+        manager: &ServiceManager,
+    ) -> Result<Self, ServeError> {
         let reserved = kv_memory(&def);
         let pool = new_pool(settings, reserved)?;
         let cores = settings.cpus.len();
+        let defs = def.pools.clone();
         let target = Target::new(def, limits(settings), Instant::now())?;
-        let parts =
-            target.namespaces().iter().map(|ns| open(ns, cores, &pool)).collect::<Result<Vec<Parts>, OpenError>>()?;
-        let reactors = Reactors::start(reactor_config(settings), Arc::clone(&target), pool.clone(), parts, listeners)?;
-        Ok(Self { target, pool, reactors, cores, reserved })
+        let mut pools = Pools::default();
+        let mut opened = open_pools(&mut pools, &defs, cores, &pool, manager)?;
+        let parts = target
+            .namespaces()
+            .iter()
+            .map(|ns| open(ns, &mut opened, cores, &pool))
+            .collect::<Result<Vec<Parts>, OpenError>>()?;
+        warn_of_overcommitment(&target.namespaces(), &opened);
+        let mut storage = Storage { pools: Vec::new(), parts };
+        for (handle, parts) in opened.into_values().map(OpenPool::into_parts) {
+            pools.add(handle);
+            storage.pools.push(parts);
+        }
+        let reactors =
+            Reactors::start(reactor_config(settings), Arc::clone(&target), pool.clone(), storage, listeners)?;
+        Ok(Self { target, pool, reactors, pools, cores, reserved })
     }
 
-    /// Serves `def` from now on, if it differs only in what can change live.
-    pub(super) fn reload(&mut self, def: TargetDef) -> Result<Reloaded, ReloadError> {
+    /// Serves `def` from now on, if it differs only in what can change live. The devices of pools are looked for again.
+    pub(super) fn reload(&mut self, def: TargetDef, manager: &ServiceManager) -> Result<Reloaded, ReloadError> {
         let wanted = kv_memory(&def);
         if wanted > self.reserved {
             return Err(ReloadError::Memory { wanted, reserved: self.reserved });
         }
+        let pools = def.pools.clone();
         let plan = self.target.plan(def)?;
+        if let Some(closing) = pools.iter().find(|pool| self.pools.is_closing(&pool.name)) {
+            return Err(ReloadError::PoolCloses(closing.name.clone()));
+        }
         // Storage first: a namespace that hosts can see must answer.
-        let parts = plan
-            .attach()
-            .iter()
-            .map(|ns| open(ns, self.cores, &self.pool))
+        let new: Vec<PoolDef> = pools.iter().filter(|pool| self.pools.get(&pool.name).is_none()).cloned().collect();
+        let mut opened = open_pools(&mut self.pools, &new, self.cores, &self.pool, manager)?;
+        let (running, fresh): (Vec<_>, Vec<_>) = plan.attach().iter().partition(|ns| self.running_pool(ns).is_some());
+        let parts = fresh
+            .into_iter()
+            .map(|ns| open(ns, &mut opened, self.cores, &self.pool))
             .collect::<Result<Vec<Parts>, OpenError>>()?;
-        let opened: Vec<_> = parts.iter().map(|(id, _)| *id).collect();
+        let mut attached: Vec<_> = parts.iter().map(|(id, _)| *id).collect();
+        let added: Vec<String> = opened.keys().cloned().collect();
+        for (handle, parts) in opened.into_values().map(OpenPool::into_parts) {
+            self.pools.add(handle);
+            self.reactors.attach_pool(parts);
+        }
         for part in parts {
             self.reactors.attach(part);
         }
-        match self.target.apply(plan) {
+        let joined = running.iter().try_for_each(|ns| {
+            self.join(ns)?;
+            attached.push(ns.backend);
+            Ok::<_, ReloadError>(())
+        });
+        let applied = joined.and_then(|()| Ok(self.target.apply(plan)?));
+        match applied {
             Ok(changes) => {
                 for ns in &changes.detached {
                     self.reactors.detach(ns.backend);
                 }
+                self.pools.update(&pools, &self.reactors);
                 for (nqn, what) in changes
                     .subsystems_added
                     .iter()
@@ -125,18 +173,46 @@ impl Serving {
                     tracing::info!(subsystem = %nqn, "{what}");
                 }
                 Ok(Reloaded {
-                    namespaces_added: opened.len(),
+                    namespaces_added: attached.len(),
                     namespaces_removed: changes.detached.len(),
                     controllers_closed: changes.controllers_closed,
                 })
             }
             Err(error) => {
-                for id in opened {
+                for id in attached {
                     self.reactors.detach(id);
                 }
-                Err(error.into())
+                self.pools.give_up(&added, &self.reactors);
+                Err(error)
             }
         }
+    }
+
+    fn running_pool(&self, ns: &Namespace) -> Option<&backend::PoolHandle> {
+        self.pools.get(&ns.def.kind.pool()?.pool)
+    }
+
+    /// Serves a namespace from a pool that is at work.
+    fn join(&self, ns: &Arc<Namespace>) -> Result<(), OpenError> {
+        let Some(pool) = self.running_pool(ns) else { return Ok(()) };
+        let Some(spec) = backend::namespace_spec(ns, pool.status().label.geometry.shards()) else { return Ok(()) };
+        let (nsid, name) = (ns.def.nsid, pool.def().name.clone());
+        self.reactors.attach_pooled(ns.backend, pool.id(), &spec).map_err(|source| OpenError::Attach {
+            nsid,
+            pool: name,
+            source,
+        })?;
+        let _ = ns.state.pool.set(Arc::clone(pool.status()));
+        Ok(())
+    }
+
+    /// Looks after the pools: closes what has come to rest, says what has happened, and tells hosts what concerns them.
+    pub(super) fn tend(&mut self) {
+        while let Some(volume) = self.reactors.closed() {
+            self.pools.closed(volume);
+        }
+        self.pools.watch();
+        self.target.check_health();
     }
 
     /// Connections now.
@@ -149,21 +225,61 @@ impl Serving {
         self.reactors.is_healthy()
     }
 
-    /// Completes what runs, for up to `drain`, and ends.
-    pub(super) fn stop(self, drain: Duration) {
-        self.reactors.stop(drain);
+    /// Completes what runs, for up to `drain`, closes the pools, and ends.
+    pub(super) fn stop(self, drain: Duration, manager: &ServiceManager) {
+        let volumes = self.reactors.stop(drain);
         self.target.stop();
+        self.pools.stop(volumes, manager);
     }
 }
 
-fn open(ns: &Arc<Namespace>, cores: usize, pool: &Pool) -> Result<Parts, OpenError> {
-    let begin = Instant::now();
-    if let NamespaceKindDef::Kv { storage: StorageDef::File { path }, .. }
-    | NamespaceKindDef::Nvm { storage: StorageDef::File { path }, .. } = &ns.def.kind
-    {
-        tracing::info!(nsid = ns.def.nsid, path = %path.display(), "opening storage");
+/// Opens pools, one after the other.
+fn open_pools(
+    pools: &mut Pools,
+    defs: &[PoolDef],
+    cores: usize,
+    buffers: &Pool,
+    manager: &ServiceManager,
+) -> Result<BTreeMap<String, OpenPool>, PoolOpenError> {
+    let open = |def: &PoolDef| Ok((def.name.clone(), pools.open(def, cores, buffers, manager)?));
+    defs.iter().map(open).collect()
+}
+
+/// Namespaces that never drop anything and together promise more than their pool has.
+fn warn_of_overcommitment(namespaces: &[Arc<Namespace>], opened: &BTreeMap<String, OpenPool>) {
+    for (name, pool) in opened {
+        let of_pool = namespaces.iter().filter(|ns| {
+            ns.def.kind.pool().is_some_and(|pool| pool.pool == *name && pool.mode == NamespaceMode::Store)
+        });
+        let sizes = of_pool.map(|ns| ns.state.usage.current().nsze).fold(0, u64::saturating_add);
+        let capacity = pool.status().total().capacity;
+        if sizes > capacity {
+            tracing::warn!(
+                pool = name,
+                sizes,
+                capacity,
+                "the namespaces of the pool are larger than it is: it may be full before they are"
+            );
+        }
     }
-    let parts = backend::open(ns, cores, pool)?;
+}
+
+fn open(
+    ns: &Arc<Namespace>,
+    pools: &mut BTreeMap<String, OpenPool>,
+    cores: usize,
+    pool: &Pool,
+) -> Result<Parts, OpenError> {
+    let begin = Instant::now();
+    let parts = match ns.def.kind.pool().and_then(|used| pools.get_mut(&used.pool)) {
+        Some(open) => open.attach(ns)?,
+        None => {
+            if let Some(path) = ns.def.kind.file() {
+                tracing::info!(nsid = ns.def.nsid, path = %path.display(), "opening storage");
+            }
+            backend::open(ns, cores, pool)?
+        }
+    };
     tracing::info!(nsid = ns.def.nsid, kind = ?Kind(ns), took = ?begin.elapsed(), "storage is open");
     Ok((ns.backend, parts))
 }
@@ -174,8 +290,8 @@ struct Kind<'a>(&'a Namespace);
 impl fmt::Debug for Kind<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_kv() {
-            let state = &self.0.state;
-            write!(f, "KV with {} keys, {} bytes used", state.keys.load(Relaxed), state.used.load(Relaxed))
+            let usage = self.0.state.usage.current();
+            write!(f, "KV with {} keys, {} bytes used", usage.keys, usage.nuse)
         } else {
             f.write_str("NVM")
         }
@@ -186,7 +302,7 @@ impl fmt::Debug for Kind<'_> {
 fn kv_memory(def: &TargetDef) -> u64 {
     let namespaces = def.subsystems.iter().flat_map(|subsystem| &subsystem.namespaces);
     let sizes = namespaces.filter_map(|ns| match &ns.kind {
-        NamespaceKindDef::Kv { size, storage: StorageDef::Memory, .. } => Some(backend::kv_memory_pool(*size)),
+        NamespaceKindDef::Kv { size, storage: KvStorageDef::Memory, .. } => Some(backend::kv_memory_pool(*size)),
         _ => None,
     });
     sizes.fold(0, u64::saturating_add)

@@ -1,15 +1,20 @@
-//! Key Value commands (KV section 3). The rules are those of `kvof-kv`; here they meet the storage.
+//! Key Value commands (KV section 3), and Flush (base section 7.1). The rules are those of `kvof-kv`; here they meet the storage.
 
 use std::sync::atomic::Ordering;
 
 use kvof_io::{PoolBuf, SharedBuf};
-use kvof_kv::{KvCommand, KvConfiguration, KvError, KvLimits, KvOp, KvOutcome, KvRequest, Payload, respond::respond};
+use kvof_kv::{
+    KvCommand, KvConfiguration, KvError, KvLimits, KvOp, KvOpcode, KvOutcome, KvRequest, Payload, respond::respond,
+};
 use kvof_spec::{Sqe, Status};
 
 use super::{Completion, DataOut, Pending, PendingStore, Prepared};
 use crate::{backend::IoRequest, model::Namespace};
 
 pub(super) fn prepare(limits: &KvLimits, sqe: &Sqe, sgl_len: u32) -> Result<Prepared, Status> {
+    if KvOpcode(sqe.opcode) == KvOpcode::FLUSH {
+        return Ok(Prepared::Submit(IoRequest::KvFlush));
+    }
     let op = KvCommand::from_sqe(sqe).validate(limits)?;
     op.check_data_length(sgl_len)?;
     Ok(match (op.request(), op) {
@@ -36,6 +41,9 @@ pub(super) fn complete(
     sqe: &Sqe,
     result: Result<KvOutcome<SharedBuf>, KvError>,
 ) -> Completion {
+    if let (KvOpcode::FLUSH, Err(error)) = (KvOpcode(sqe.opcode), &result) {
+        return Completion::error((*error).into());
+    }
     let op = match KvCommand::from_sqe(sqe).validate(limits) {
         Ok(op) => op,
         Err(status) => return Completion::error(status),

@@ -99,7 +99,9 @@ pub fn complete(ns: &Namespace, sqe: &Sqe, sgl_len: u32, outcome: Result<IoOutco
         (_, Err(IoError::Nvm(status))) => Completion::error(status),
         (NamespaceKindDef::Kv { limits, .. }, Ok(IoOutcome::Kv(outcome))) => kv::complete(ns, limits, sqe, Ok(outcome)),
         (NamespaceKindDef::Kv { limits, .. }, Err(IoError::Kv(error))) => kv::complete(ns, limits, sqe, Err(error)),
-        (NamespaceKindDef::Nvm { .. }, Ok(IoOutcome::Nvm)) => Completion::success(),
+        (NamespaceKindDef::Kv { .. }, Ok(IoOutcome::Flushed)) | (NamespaceKindDef::Nvm { .. }, Ok(IoOutcome::Nvm)) => {
+            Completion::success()
+        }
         (NamespaceKindDef::Nvm { .. }, Ok(IoOutcome::NvmData(data))) => {
             Completion { data: Some(data), ..Completion::success() }
         }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     backend::{ByteRange, NvmRequest},
-    model::{BackendId, NamespaceDef, StorageDef},
+    model::{BackendId, KvStorageDef, NamespaceDef, StorageDef},
 };
 
 fn namespace(kind: NamespaceKindDef) -> Arc<Namespace> {
@@ -23,7 +23,7 @@ fn nvm() -> Arc<Namespace> {
 
 fn kv() -> Arc<Namespace> {
     let limits = KvLimits { kvkml: 12, kvvml: 1000, mnks: 0, novg: 0 };
-    namespace(NamespaceKindDef::Kv { limits, size: 1 << 20, storage: StorageDef::Memory })
+    namespace(NamespaceKindDef::Kv { limits, size: 1 << 20, storage: KvStorageDef::Memory })
 }
 
 /// A command of `nlb` blocks (not 0's based) from `slba`.
@@ -156,8 +156,13 @@ fn kv_commands_become_requests() {
     assert!(matches!(prepare(&ns, &empty, 0), Prepared::Receive { len: 0, .. }));
     let long = sqe(KvCommand::store(1, &key, StoreOptions::empty(), 1001));
     assert_eq!(status(prepare(&ns, &long, 1001)), Status::INVALID_VALUE_SIZE.with_dnr());
-    let flush = prepare(&ns, &Sqe::new(KvOpcode::FLUSH), 0);
-    assert_eq!(status(flush), Status::INVALID_OPCODE.with_dnr());
+    let flush = Sqe::new(KvOpcode::FLUSH);
+    assert!(matches!(prepare(&ns, &flush, 0), Prepared::Submit(IoRequest::KvFlush)));
+    assert_eq!(complete(&ns, &flush, 0, Ok(IoOutcome::Flushed)).status, Status::SUCCESS);
+    let failed = complete(&ns, &flush, 0, Err(IoError::Kv(kvof_kv::KvError::Unrecovered)));
+    assert_eq!(failed.status, Status::UNRECOVERED_ERROR.with_dnr());
+    let reserve = prepare(&ns, &Sqe::new(KvOpcode(0x0d)), 0);
+    assert_eq!(status(reserve), Status::INVALID_OPCODE.with_dnr());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use slab::Slab;
 
 use super::{CoreMessage, Listener, Mailbox, Shared, conn::Conn};
 use crate::{
-    backend::{Backends, DiskRequest, DiskResult},
+    backend::{Backends, DiskRequest, DiskResult, PoolId},
     model::BackendId,
     queue::Cx,
     transport::tcp::{Connection, TcpSettings},
@@ -74,6 +74,10 @@ pub(super) struct Core {
     backends: Backends,
     /// The storage that `backends` has.
     attached: Vec<BackendId>,
+    /// The pools that `backends` has.
+    pools: Vec<PoolId>,
+    /// The moment that the storage counts time from.
+    started: Instant,
     conns: Slab<Conn>,
     /// Connections that may have something to receive.
     ready: VecDeque<usize>,
@@ -135,6 +139,8 @@ impl Core {
             accept_again: None,
             backends,
             attached: Vec::new(),
+            pools: Vec::new(),
+            started: Instant::now(),
             conns: Slab::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
@@ -189,7 +195,10 @@ impl Core {
             (Token::Disk(token), EventKind::ReadDone { buf, result }) => {
                 self.backends.handle_disk(token, DiskResult::Read { buf, result });
             }
-            (Token::Disk(token), EventKind::WriteDone { result, .. }) => {
+            (Token::Disk(token), EventKind::PartReadDone { buf, result }) => {
+                self.backends.handle_disk(token, DiskResult::ReadPart { buf, result });
+            }
+            (Token::Disk(token), EventKind::WriteDone { result, .. } | EventKind::WriteVectoredDone { result, .. }) => {
                 self.backends.handle_disk(token, DiskResult::Write { result });
             }
             (Token::Disk(token), EventKind::FsyncDone { result }) => {
@@ -227,6 +236,25 @@ impl Core {
                 CoreMessage::Attach(id, part) => {
                     self.attached.push(id);
                     self.backends.attach(id, part);
+                }
+                CoreMessage::AttachPool(part) => {
+                    self.pools.push(part.id());
+                    self.backends.attach_pool(*part);
+                }
+                CoreMessage::AttachPooled { id, pool, spec, answer } => {
+                    let attached = self.backends.attach_pooled(id, pool, &spec);
+                    if attached.is_ok() {
+                        self.attached.push(id);
+                    }
+                    // The daemon waits for it, unless it is gone.
+                    let _ = answer.send(attached);
+                }
+                CoreMessage::DetachPool(id) => {
+                    self.pools.retain(|&pool| pool != id);
+                    self.backends.detach_pool(id);
+                }
+                CoreMessage::Device { pool, member, device, why } => {
+                    self.backends.handle_device(pool, member, device, &why);
                 }
                 CoreMessage::Detach(id) => {
                     self.attached.retain(|&attached| attached != id);
@@ -352,6 +380,10 @@ impl Core {
                 }
                 moved = true;
             }
+            while let Some(closed) = self.backends.poll_closed() {
+                self.shared.hand_back(closed);
+                moved = true;
+            }
             moved |= self.start_disk();
             moved |= self.flush()?;
             if !moved {
@@ -396,6 +428,22 @@ impl Core {
                     let result = self.ring.write(&file, offset, buf, Token::Disk(token).pack());
                     result.err().map(|r| match r.reason {
                         RejectReason::Full { .. } => Err(DiskRequest::Write { file, offset, buf: r.buf, token }),
+                        reason => Ok((token, DiskResult::Write { result: Err(io::Error::other(reason)) })),
+                    })
+                }
+                DiskRequest::ReadPart { file, offset, buf, token } => {
+                    let result = self.ring.read_part(&file, offset, buf, Token::Disk(token).pack());
+                    result.err().map(|r| match r.reason {
+                        RejectReason::Full { .. } => Err(DiskRequest::ReadPart { file, offset, buf: r.buf, token }),
+                        reason => {
+                            Ok((token, DiskResult::ReadPart { buf: r.buf, result: Err(io::Error::other(reason)) }))
+                        }
+                    })
+                }
+                DiskRequest::WritePieces { file, offset, bufs, token } => {
+                    let result = self.ring.write_vectored(&file, offset, bufs, Token::Disk(token).pack());
+                    result.err().map(|r| match r.reason {
+                        RejectReason::Full { .. } => Err(DiskRequest::WritePieces { file, offset, bufs: r.buf, token }),
                         reason => Ok((token, DiskResult::Write { result: Err(io::Error::other(reason)) })),
                     })
                 }
@@ -478,6 +526,7 @@ impl Core {
     }
 
     fn tick(&mut self) {
+        self.backends.handle_time(self.now.saturating_duration_since(self.started));
         if self.accept_again.is_some_and(|at| at <= self.now) {
             self.accept_again = None;
             for index in 0..self.listeners.len() {
@@ -504,6 +553,9 @@ impl Core {
         if self.shared.at_rest.iter().all(|core| core.load(Ordering::Acquire)) {
             for id in std::mem::take(&mut self.attached) {
                 self.backends.detach(id);
+            }
+            for id in std::mem::take(&mut self.pools) {
+                self.backends.detach_pool(id);
             }
             if self.backends.is_idle() && self.ring.disk_ops() == 0 && self.disk_backlog.is_empty() {
                 return true;

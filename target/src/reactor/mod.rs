@@ -20,11 +20,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvof_io::{EventLoop, EventLoopConfig, Pool, Waker};
+use kvof_io::{DiskFile, EventLoop, EventLoopConfig, Pool, Waker};
+use kvof_store::{
+    format::Uuid,
+    volume::{NamespaceSpec, Volume},
+};
 
 use self::core::Core;
 use crate::{
-    backend::{BackendMessage, BackendPart},
+    backend::{BackendMessage, BackendPart, PoolAttachError, PoolId, PoolPart},
     control::Target,
     model::BackendId,
     transport::tcp::TcpSettings,
@@ -32,6 +36,18 @@ use crate::{
 
 /// Storage parts of one namespace, one for each core.
 pub type Parts = (BackendId, Vec<BackendPart>);
+
+/// A volume that a core has let go of: its pool, its shard.
+pub type ClosedVolume = (PoolId, u16, Box<Volume>);
+
+/// What the cores have from the start.
+#[derive(Debug, Default)]
+pub struct Storage {
+    /// Of each pool its parts, one for each core.
+    pub pools: Vec<Vec<PoolPart>>,
+    /// Of each namespace its parts.
+    pub parts: Vec<Parts>,
+}
 
 /// How the cores work.
 #[derive(Clone, Debug)]
@@ -89,6 +105,22 @@ enum CoreMessage {
     },
     Attach(BackendId, BackendPart),
     Detach(BackendId),
+    AttachPool(Box<PoolPart>),
+    /// Serve a namespace from a pool that the core has.
+    AttachPooled {
+        id: BackendId,
+        pool: PoolId,
+        spec: Box<NamespaceSpec>,
+        answer: mpsc::Sender<Result<(), PoolAttachError>>,
+    },
+    DetachPool(PoolId),
+    /// A device of a pool is gone, or there again.
+    Device {
+        pool: PoolId,
+        member: u16,
+        device: Option<(Uuid, Arc<DiskFile>)>,
+        why: String,
+    },
     /// A queue's controller has something for it.
     Wake(usize),
     /// Take no new connections and end those that have nothing under way; the rest at the deadline.
@@ -125,9 +157,16 @@ struct Shared {
     at_rest: Vec<AtomicBool>,
     /// A core ended by a panic, or its ring failed.
     failed: AtomicBool,
+    /// Volumes at rest go here.
+    closed: mpsc::Sender<ClosedVolume>,
 }
 
 impl Shared {
+    fn hand_back(&self, volume: ClosedVolume) {
+        // Without a receiver the daemon is gone, and the volume recovers at the next start.
+        let _ = self.closed.send(volume);
+    }
+
     fn connections(&self) -> usize {
         self.loads.iter().map(|l| l.load(Ordering::Relaxed)).sum()
     }
@@ -144,6 +183,7 @@ pub struct Reactors {
     shared: Arc<Shared>,
     mailboxes: Vec<Mailbox>,
     threads: Vec<JoinHandle<()>>,
+    closed: mpsc::Receiver<ClosedVolume>,
 }
 
 impl Reactors {
@@ -155,23 +195,25 @@ impl Reactors {
         config: ReactorConfig,
         target: Arc<Target>,
         pool: Pool,
-        parts: Vec<Parts>,
+        storage: Storage,
         listeners: Vec<Listener>,
     ) -> Result<Self, StartError> {
         let cores = config.cores.max(1);
+        let (hand_back, closed) = mpsc::channel();
         let shared = Arc::new(Shared {
             target,
             pool,
             loads: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
             at_rest: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             failed: AtomicBool::new(false),
+            closed: hand_back,
             config,
         });
         // Every core's mailbox must be known to every other before the first of them runs, but an event loop belongs to
         // the thread that made it: threads make theirs, report, and wait for the others.
         let (ready, made) = mpsc::channel();
         let mut starters = Vec::new();
-        let mut reactors = Self { shared: Arc::clone(&shared), mailboxes: Vec::new(), threads: Vec::new() };
+        let mut reactors = Self { shared: Arc::clone(&shared), mailboxes: Vec::new(), threads: Vec::new(), closed };
         for core in 0..cores {
             let (sender, inbox) = mpsc::channel();
             let (starter, go) = mpsc::channel::<Start>();
@@ -210,10 +252,62 @@ impl Reactors {
                 Start { mailboxes: reactors.mailboxes.clone(), listeners: listeners.take().unwrap_or_default() };
             let _ = starter.send(start);
         }
-        for part in parts {
-            reactors.attach(part);
+        for parts in storage.pools {
+            reactors.attach_pool(parts);
+        }
+        for parts in storage.parts {
+            reactors.attach(parts);
         }
         Ok(reactors)
+    }
+
+    /// Gives the cores their parts of a pool, one for each; before any namespace in it.
+    pub fn attach_pool(&self, parts: Vec<PoolPart>) {
+        for (mailbox, part) in self.mailboxes.iter().zip(parts) {
+            mailbox.send(CoreMessage::AttachPool(Box::new(part)));
+        }
+    }
+
+    /// Serves a namespace from a pool that the cores have. Waits for them.
+    ///
+    /// # Errors
+    /// What a core says; then no core has the namespace.
+    pub fn attach_pooled(&self, id: BackendId, pool: PoolId, spec: &NamespaceSpec) -> Result<(), PoolAttachError> {
+        let (answer, answers) = mpsc::channel();
+        for mailbox in &self.mailboxes {
+            let (spec, answer) = (Box::new(spec.clone()), answer.clone());
+            mailbox.send(CoreMessage::AttachPooled { id, pool, spec, answer });
+        }
+        drop(answer);
+        let mut outcome = Ok(());
+        for _ in &self.mailboxes {
+            outcome = outcome.and(answers.recv().unwrap_or(Err(PoolAttachError::Closed)));
+        }
+        if outcome.is_err() {
+            self.detach(id);
+        }
+        outcome
+    }
+
+    /// Takes a pool away from the cores, whose namespaces were detached before. Its volumes come by [`Self::closed`].
+    pub fn detach_pool(&self, id: PoolId) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(CoreMessage::DetachPool(id));
+        }
+    }
+
+    /// Tells the cores that the device of `member` is gone (`None`, and `why`), or there again.
+    pub fn device(&self, pool: PoolId, member: u16, device: Option<&(Uuid, Arc<DiskFile>)>, why: &str) {
+        for mailbox in &self.mailboxes {
+            let (device, why) = (device.cloned(), why.to_owned());
+            mailbox.send(CoreMessage::Device { pool, member, device, why });
+        }
+    }
+
+    /// A volume of a detached pool that has come to rest and is to be closed.
+    #[must_use]
+    pub fn closed(&self) -> Option<ClosedVolume> {
+        self.closed.try_recv().ok()
     }
 
     /// Gives the cores their parts of a namespace's storage; before hosts can see the namespace.
@@ -242,9 +336,12 @@ impl Reactors {
         !self.shared.failed.load(Ordering::Acquire)
     }
 
-    /// Stops: commands under way are completed, for up to `drain`, and storage is left clean.
-    pub fn stop(mut self, drain: Duration) {
+    /// Stops: commands under way are completed, for up to `drain`. Gives the volumes of pools that came to rest meanwhile, to
+    /// be closed.
+    #[must_use]
+    pub fn stop(mut self, drain: Duration) -> Vec<ClosedVolume> {
         self.end(drain);
+        self.closed.try_iter().collect()
     }
 
     fn end(&mut self, drain: Duration) {

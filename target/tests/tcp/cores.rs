@@ -13,7 +13,7 @@ use kvof_spec::sgl::SglDescriptor;
 use super::{
     host::{Ask, Host, key, store, value},
     library::connect,
-    rig::{KV, KV_FILE, Options, Rig, wait_until},
+    rig::{KV, KV_POOL, Options, Rig, new_pool, wait_until},
 };
 
 /// splitmix64.
@@ -67,11 +67,12 @@ fn work_and_verify(kv: &kvof_initiator::KvNamespace, worker: u64, until: Instant
 #[test]
 fn values_are_right_whichever_core_serves_them() {
     let folder = tempfile::tempdir().unwrap();
-    let rig = Rig::start(Options { cores: 2, kv_file: Some(folder.path().join("kv")), ..Options::default() });
+    let pool = new_pool(folder.path(), (2, 1), 3, 2 << 20);
+    let rig = Rig::start(Options { cores: 2, pool: Some(pool), ..Options::default() });
     let mut options = ConnectOptions::default();
     options.io_queues = 4;
     let controller = connect(&rig, &options);
-    let namespaces = [KV, KV_FILE].map(|nsid| block_on(controller.kv(nsid)).unwrap());
+    let namespaces = [KV, KV_POOL].map(|nsid| block_on(controller.kv(nsid)).unwrap());
     let until = Instant::now() + Duration::from_secs(3);
     thread::scope(|scope| {
         for worker in 0..8_u64 {
@@ -150,13 +151,13 @@ fn a_drain_does_not_wait_for_ever() {
 #[test]
 fn what_was_acknowledged_before_a_stop_is_there_after_it() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("kv");
-    let options = || Options { cores: 2, kv_file: Some(path.clone()), ..Options::default() };
+    let pool = new_pool(folder.path(), (2, 1), 3, 2 << 20);
+    let options = || Options { cores: 2, pool: Some(pool.clone()), ..Options::default() };
     let rig = Rig::start(options());
     let mut never = ConnectOptions::default();
     (never.io_queues, never.reconnect) = (2, ReconnectPolicy::NEVER);
     let controller = connect(&rig, &never);
-    let kv = block_on(controller.kv(KV_FILE)).unwrap();
+    let kv = block_on(controller.kv(KV_POOL)).unwrap();
     let acknowledged: Vec<AtomicUsize> = (0..4).map(|_| AtomicUsize::new(0)).collect();
     let stopped = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -182,7 +183,7 @@ fn what_was_acknowledged_before_a_stop_is_there_after_it() {
     drop(controller);
     let rig = Rig::start(options());
     let controller = connect(&rig, &never);
-    let kv = block_on(controller.kv(KV_FILE)).unwrap();
+    let kv = block_on(controller.kv(KV_POOL)).unwrap();
     for (worker, count) in acknowledged.iter().enumerate() {
         for i in 0..count.load(Ordering::Acquire) {
             let got = block_on(kv.retrieve_vec(key(&format!("s{worker}-{i}")))).unwrap();

@@ -8,10 +8,11 @@ use kvof_initiator::{
     discover,
 };
 use kvof_kv::conformance::{Outcome, RunOptions, run};
+use kvof_target::control::TargetLimits;
 
 use super::{
     host::{key, value},
-    rig::{KV, KV_FILE, NQN, Options, Rig, wait_until},
+    rig::{KV, KV_POOL, NQN, Options, Rig, new_pool, wait_until},
 };
 
 pub(crate) fn address(rig: &Rig) -> Address {
@@ -42,40 +43,80 @@ fn conformance(controller: &Controller, nsid: u32) -> Vec<String> {
     bad
 }
 
-/// Passes the suite on the namespaces `nsids` of a target with so many cores.
-fn conforms(cores: usize, nsids: &[u32], digests: DigestMode, disable_sq_flow_control: bool) {
+/// Passes the suite on a namespace of a target with so many cores, in memory or in a pool of this shape.
+fn conforms(cores: usize, pool: Option<((u8, u8), u16)>, digests: DigestMode, disable_sq_flow_control: bool) {
     let folder = tempfile::tempdir().unwrap();
-    let rig = Rig::start(Options { cores, kv_file: Some(folder.path().join("kv")), ..Options::default() });
+    let nsid = if pool.is_some() { KV_POOL } else { KV };
+    let pool = pool.map(|(profile, shards)| new_pool(folder.path(), profile, shards, 2 << 20));
+    let rig = Rig::start(Options { cores, pool, ..Options::default() });
     let mut options = ConnectOptions::default();
     options.io_queues = 2;
     (options.header_digest, options.data_digest) = (digests, digests);
     options.disable_sq_flow_control = disable_sq_flow_control;
     let controller = connect(&rig, &options);
-    for nsid in nsids {
-        assert_eq!(conformance(&controller, *nsid), [""; 0], "NSID {nsid}");
-    }
+    assert_eq!(conformance(&controller, nsid), [""; 0], "NSID {nsid}");
     block_on(controller.disconnect());
     wait_until("without connections", || rig.connections() == 0);
+    rig.stop(Duration::from_secs(10));
 }
 
 #[test]
 fn conforms_on_one_core() {
-    conforms(1, &[KV, KV_FILE], DigestMode::Off, false);
+    conforms(1, None, DigestMode::Off, false);
 }
 
 #[test]
 fn conforms_on_one_core_with_digests() {
-    conforms(1, &[KV], DigestMode::Require, false);
+    conforms(1, None, DigestMode::Require, false);
 }
 
 #[test]
 fn conforms_on_two_cores() {
-    conforms(2, &[KV], DigestMode::Off, true);
+    conforms(2, None, DigestMode::Off, true);
 }
 
 #[test]
-fn conforms_on_two_cores_with_digests() {
-    conforms(2, &[KV_FILE], DigestMode::Require, true);
+fn a_pool_of_one_device_conforms_on_one_core() {
+    conforms(1, Some(((1, 0), 1)), DigestMode::Off, false);
+}
+
+#[test]
+fn a_pool_of_one_device_and_three_shards_conforms_on_two_cores_with_digests() {
+    conforms(2, Some(((1, 0), 3)), DigestMode::Require, true);
+}
+
+#[test]
+fn a_pool_with_parity_conforms_on_two_cores() {
+    conforms(2, Some(((4, 1), 1)), DigestMode::Off, false);
+}
+
+#[test]
+fn a_pool_with_parity_and_three_shards_conforms_on_two_cores() {
+    conforms(2, Some(((4, 1), 3)), DigestMode::Off, true);
+}
+
+/// MDTS up to 256 MiB, so that a value of 128 MiB is one command.
+#[test]
+fn a_value_of_128_mib() {
+    const LEN: usize = 128 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let pool = new_pool(folder.path(), (4, 1), 1, LEN as u64);
+    let limits = TargetLimits { mdts: 256 << 20, ..TargetLimits::default() };
+    let memory = 3 * LEN;
+    let rig = Rig::start(Options { pool: Some(pool), limits, memory, pool_value: LEN as u32, ..Options::default() });
+    let controller = connect(&rig, &ConnectOptions::default());
+    let kv = open(&controller, KV_POOL).with_timeout(Duration::from_secs(60));
+    let data = value(7, LEN);
+    let begin = std::time::Instant::now();
+    let (stored, data) = block_on(kv.store(key("large"), data, StoreOptions::empty()));
+    stored.unwrap();
+    let took = begin.elapsed();
+    let begin = std::time::Instant::now();
+    let got = block_on(kv.retrieve_vec(key("large"))).unwrap();
+    println!("128 MiB: stored in {took:?}, retrieved in {:?}", begin.elapsed());
+    assert!(got == data);
+    block_on(controller.disconnect());
+    rig.stop(Duration::from_secs(10));
 }
 
 #[test]
@@ -110,17 +151,17 @@ fn discovery_names_what_is_served_and_tells_of_changes() {
 #[test]
 fn a_host_finds_the_target_again_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("kv");
-    let rig = Rig::start(Options { kv_file: Some(path.clone()), ..Options::default() });
+    let pool = new_pool(folder.path(), (1, 1), 2, 2 << 20);
+    let rig = Rig::start(Options { pool: Some(pool.clone()), ..Options::default() });
     let mut options = ConnectOptions::default();
     options.reconnect = ReconnectPolicy { initial: Duration::from_millis(20), ..ReconnectPolicy::default() };
     let controller = connect(&rig, &options);
-    let kv = open(&controller, KV_FILE);
+    let kv = open(&controller, KV_POOL);
     let data = value(3, 200_000);
     block_on(kv.store(key("kept"), data.clone(), StoreOptions::empty())).0.unwrap();
     let at = rig.address;
     rig.stop(Duration::from_secs(5));
-    let rig = Rig::start(Options { kv_file: Some(path), address: at, ..Options::default() });
+    let rig = Rig::start(Options { pool: Some(pool), address: at, ..Options::default() });
     assert_eq!(rig.address, at);
     let kv = kv.with_repeats();
     assert!(block_on(kv.retrieve_vec(key("kept"))).unwrap() == data);

@@ -156,7 +156,12 @@ fn namespaces_and_opcodes_that_are_not_there() {
         let status = if nsid == u32::MAX { Status::INVALID_FIELD } else { Status::INVALID_NAMESPACE_OR_FORMAT };
         assert_eq!(cqe.status(), status.with_dnr(), "NSID {nsid:#x}");
     }
-    for opcode in [0x00, 0x03, 0x7e, 0xc1, 0xff] {
+    let mut flush = Sqe::new(0x00);
+    flush.nsid = KV.into();
+    assert!(io.execute(flush, &[]).0.status().is_success(), "there is nothing to flush");
+    flush.nsid = u32::MAX.into();
+    assert_eq!(io.execute(flush, &[]).0.status(), Status::INVALID_FIELD.with_dnr(), "of all namespaces");
+    for opcode in [0x03, 0x0d, 0x7e, 0xc1, 0xff] {
         let mut sqe = Sqe::new(opcode);
         sqe.nsid = KV.into();
         assert_eq!(io.execute(sqe, &[]).0.status(), Status::INVALID_OPCODE.with_dnr(), "opcode {opcode:#x}");

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     os::fd::AsFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,11 +11,18 @@ use std::{
 use kvof_io::{Pool, PoolConfig};
 use kvof_kv::KvLimits;
 use kvof_spec::Nqn;
+use kvof_store::{
+    ec::Profile,
+    pool::{FormatOptions, format},
+};
 use kvof_target::{
-    backend,
+    backend::{self, OpenPool, PoolHandle, PoolId},
     control::{Target, TargetLimits},
-    model::{NamespaceDef, NamespaceKindDef, PortDef, StorageDef, SubsystemDef, TargetDef},
-    reactor::{Listener, ReactorConfig, Reactors},
+    model::{
+        Durability, KvStorageDef, NamespaceDef, NamespaceKindDef, NamespaceMode, PoolDef, PoolLimits, PoolUse, PortDef,
+        StorageDef, SubsystemDef, TargetDef,
+    },
+    reactor::{Listener, ReactorConfig, Reactors, Storage},
     transport::tcp::{TcpSettings, TcpTimers},
 };
 
@@ -24,8 +31,8 @@ pub(crate) const NQN: &str = "nqn.2024-01.localhost:tcp";
 pub(crate) const KV: u32 = 1;
 /// A block namespace of 512-byte blocks in memory.
 pub(crate) const BLOCKS: u32 = 2;
-/// A KV namespace in a file, where there is one.
-pub(crate) const KV_FILE: u32 = 3;
+/// A KV namespace in a pool, where there is one.
+pub(crate) const KV_POOL: u32 = 3;
 
 const KV_SIZE: u64 = 32 << 20;
 
@@ -37,7 +44,9 @@ pub(crate) struct Options {
     pub(crate) max_connections: usize,
     /// Memory beside what values may take.
     pub(crate) memory: usize,
-    pub(crate) kv_file: Option<PathBuf>,
+    pub(crate) pool: Option<PoolDef>,
+    /// Longest value of the namespace in the pool, bytes.
+    pub(crate) pool_value: u32,
     pub(crate) address: SocketAddr,
 }
 
@@ -55,7 +64,8 @@ impl Default for Options {
             limits: TargetLimits::default(),
             max_connections: 256,
             memory: 64 << 20,
-            kv_file: None,
+            pool: None,
+            pool_value: 2 << 20,
             address: ([127, 0, 0, 1], 0).into(),
         }
     }
@@ -82,22 +92,50 @@ pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
     cores: usize,
     definition: TargetDef,
+    handle: Option<PoolHandle>,
+}
+
+/// A pool on new files in `folder`: (k, m) on as many of them, with so many shards, and for values of up to `value` bytes.
+pub(crate) fn new_pool(folder: &Path, (k, m): (u8, u8), shards: u16, value: u64) -> PoolDef {
+    let devices: Vec<PathBuf> = (0..k + m).map(|i| folder.join(format!("d{i}"))).collect();
+    // A group takes a value with its bookkeeping.
+    let segment = (value / u64::from(k) + (256 << 10)).next_power_of_two().max(1 << 20);
+    let size = u64::from(shards) * segment * 4 * u64::from(k + m).max(4) + (8 << 20);
+    let options = FormatOptions {
+        profile: Some(Profile::new(k, m).unwrap()),
+        shards: Some(shards),
+        segment: Some(segment),
+        size: Some(size),
+        ..FormatOptions::default()
+    };
+    format(&devices, &options).unwrap();
+    let limits = PoolLimits {
+        index_memory: 64 << 20,
+        tier: 4 << 20,
+        scratch: 16 << 20,
+        read_ahead: 1 << 20,
+        rebuild_rate: 0,
+        scrub_rate: 1 << 20,
+    };
+    PoolDef { name: "flash".into(), devices, create: None, limits }
 }
 
 fn namespace(nsid: u32, kind: NamespaceKindDef) -> NamespaceDef {
     NamespaceDef { nsid, uuid: [nsid as u8; 16], nguid: [nsid as u8 | 0x80; 16], kind }
 }
 
-pub(crate) fn kv(nsid: u32, storage: StorageDef) -> NamespaceDef {
-    let limits = KvLimits { kvkml: 16, kvvml: 2 << 20, mnks: 0, novg: 4096 };
-    namespace(nsid, NamespaceKindDef::Kv { limits, size: KV_SIZE, storage })
+pub(crate) fn kv(nsid: u32, storage: KvStorageDef, kvvml: u32) -> NamespaceDef {
+    let limits = KvLimits { kvkml: 16, kvvml, mnks: 0, novg: 4096 };
+    namespace(nsid, NamespaceKindDef::Kv { limits, size: KV_SIZE.max(4 * u64::from(kvvml)), storage })
 }
 
 fn definition(options: &Options, address: SocketAddr) -> TargetDef {
     let blocks = NamespaceKindDef::Nvm { block_size: 512, size: 4 << 20, storage: StorageDef::Memory };
-    let mut namespaces = vec![kv(KV, StorageDef::Memory), namespace(BLOCKS, blocks)];
-    if let Some(path) = &options.kv_file {
-        namespaces.push(kv(KV_FILE, StorageDef::File { path: path.clone() }));
+    let mut namespaces = vec![kv(KV, KvStorageDef::Memory, 2 << 20), namespace(BLOCKS, blocks)];
+    if let Some(pool) = &options.pool {
+        let (mode, durability) = (NamespaceMode::Store, Durability::Media);
+        let used = PoolUse { pool: pool.name.clone(), mode, durability, reservation: 0 };
+        namespaces.push(kv(KV_POOL, KvStorageDef::Pool(used), options.pool_value));
     }
     let subsystem = SubsystemDef {
         nqn: NQN.parse().unwrap(),
@@ -110,6 +148,7 @@ fn definition(options: &Options, address: SocketAddr) -> TargetDef {
         ports: vec![PortDef { portid: 1, listen: address, advertise: None }],
         subsystems: vec![subsystem],
         referrals: Vec::new(),
+        pools: options.pool.iter().cloned().collect(),
     }
 }
 
@@ -122,8 +161,22 @@ impl Rig {
         // Room for the values of one namespace in memory, each rounded up to its size class.
         let limit = 2 * KV_SIZE as usize + options.memory;
         let pool = Pool::new(PoolConfig { limit, shards: options.cores });
-        let namespaces = target.namespaces();
-        let parts = namespaces.iter().map(|ns| (ns.backend, backend::open(ns, options.cores, &pool).unwrap()));
+        let mut opened = options.pool.as_ref().map(|def| {
+            OpenPool::open(def, PoolId(1), options.cores, &pool, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"))
+        });
+        let mut storage = Storage::default();
+        for ns in target.namespaces() {
+            let parts = match (&mut opened, ns.def.kind.pool()) {
+                (Some(pool), Some(_)) => pool.attach(&ns),
+                _ => backend::open(&ns, options.cores, &pool),
+            };
+            storage.parts.push((ns.backend, parts.unwrap()));
+        }
+        let handle = opened.map(|opened| {
+            let (handle, parts) = opened.into_parts();
+            storage.pools.push(parts);
+            handle
+        });
         let config = ReactorConfig {
             cores: options.cores,
             pin: Vec::new(),
@@ -134,8 +187,8 @@ impl Rig {
             tcp: options.tcp,
         };
         let listeners = vec![Listener { socket, portid: 1, local: address }];
-        let reactors = Reactors::start(config, Arc::clone(&target), pool.clone(), parts.collect(), listeners).unwrap();
-        Self { reactors: Some(reactors), target, pool, address, cores: options.cores, definition }
+        let reactors = Reactors::start(config, Arc::clone(&target), pool.clone(), storage, listeners).unwrap();
+        Self { reactors: Some(reactors), target, pool, address, cores: options.cores, definition, handle }
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -145,7 +198,7 @@ impl Rig {
     /// Adds the subsystem `nqn` with a KV namespace while the target serves.
     pub(crate) fn add_subsystem(&mut self, nqn: &str) {
         let nqn: Nqn = nqn.parse().unwrap();
-        let mut storage = kv(1, StorageDef::Memory);
+        let mut storage = kv(1, KvStorageDef::Memory, 2 << 20);
         (storage.uuid, storage.nguid) = ([0x77; 16], [0x78; 16]);
         let subsystem = SubsystemDef {
             nqn,
@@ -165,7 +218,13 @@ impl Rig {
 
     pub(crate) fn stop(mut self, drain: Duration) -> Duration {
         let begin = Instant::now();
-        self.reactors.take().unwrap().stop(drain);
+        let volumes = self.reactors.take().unwrap().stop(drain);
+        if let Some(mut handle) = self.handle.take() {
+            assert_eq!(volumes.len(), usize::from(handle.status().label.geometry.shards()), "all came to rest");
+            for (_, _, volume) in volumes {
+                handle.close(*volume).unwrap();
+            }
+        }
         begin.elapsed()
     }
 }

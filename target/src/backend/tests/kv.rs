@@ -1,6 +1,9 @@
 //! KV storages against the reference model and the conformance suite, command by command.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use kvof_io::{Pool, PoolConfig};
 use kvof_kv::{
@@ -12,10 +15,10 @@ use kvof_kv::{
 use kvof_spec::{SglDescriptor, Status};
 use proptest::prelude::*;
 
-use super::rig::{LIMITS, Rig, Rng, bytes_of, file, kv_namespace, scratch};
+use super::rig::{LIMITS, Rig, Rng, bytes_of, kv_namespace, new_pool, pooled, scratch};
 use crate::{
-    backend::{IoError, IoOutcome, IoRequest},
-    model::{Namespace, NamespaceKindDef, StorageDef},
+    backend::{DeviceChange, IoError, IoOutcome, IoRequest},
+    model::{Durability, KvStorageDef, Namespace, NamespaceKindDef, PoolDef},
     namespace::{self, Completion, Prepared},
 };
 
@@ -97,23 +100,26 @@ fn conforms(rig: Rig) {
     assert!(failures.is_empty(), "{failures:#?}");
     assert!(summary.ok(), "{summary:?}");
     // The suite removes what it has stored: nothing must be left to account for.
-    assert_eq!(port.ns.state.used.load(Ordering::Relaxed), 0);
-    assert_eq!(port.ns.state.keys.load(Ordering::Relaxed), 0);
+    let usage = port.ns.state.usage.current();
+    assert_eq!((usage.nuse, usage.keys), (0, 0));
+    port.rig.into_inner().unwrap().close();
 }
 
 #[test]
 fn memory_conforms() {
     for cores in [1, 3] {
-        conforms(Rig::new(kv_namespace(LIMITS, 4 << 20, StorageDef::Memory), cores, 1).unwrap());
+        conforms(Rig::new(kv_namespace(LIMITS, 4 << 20, KvStorageDef::Memory), cores, 1).unwrap());
     }
 }
 
 #[test]
-fn file_conforms() {
-    for cores in [1, 3] {
-        let dir = scratch();
-        let ns = kv_namespace(LIMITS, 8 << 20, file(&dir.path().join("kv")));
-        conforms(Rig::new(ns, cores, 1).unwrap());
+fn pools_conform() {
+    for (profile, cores, shards) in [((1, 0), 1, 1), ((1, 0), 3, 2), ((4, 1), 2, 3), ((1, 1), 2, 1)] {
+        for durability in [Durability::Media, Durability::Device] {
+            let dir = scratch();
+            let def = new_pool(dir.path(), profile, shards);
+            conforms(Rig::in_pool(kv_namespace(LIMITS, 8 << 20, pooled(durability)), &def, cores, 1));
+        }
     }
 }
 
@@ -136,7 +142,8 @@ fn random_command(rng: &mut Rng, limits: &KvLimits) -> (KvCommand, usize) {
         _ => KvCommand::list(1, rng.chance(2).then_some(&key), (len % 100) as u32),
     };
     if rng.chance(40) {
-        command.opcode = KvOpcode(rng.next() as u8);
+        // Flush is not the store's.
+        command.opcode = KvOpcode((rng.next() as u8).max(1));
     }
     if rng.chance(40) {
         command.key_len = rng.next() as u8 % 20;
@@ -146,18 +153,31 @@ fn random_command(rng: &mut Rng, limits: &KvLimits) -> (KvCommand, usize) {
     (command, if rng.chance(40) { sgl / 2 } else { sgl })
 }
 
-fn same_as_reference(ns: &Arc<Namespace>, cores: usize, seed: u64, reopen: bool) -> Result<(), TestCaseError> {
+fn same_as_reference(
+    ns: &Arc<Namespace>,
+    pool: Option<&PoolDef>,
+    cores: usize,
+    seed: u64,
+) -> Result<(), TestCaseError> {
     let NamespaceKindDef::Kv { limits, size, .. } = ns.def.kind else { panic!("no KV namespace") };
     let config = ReferenceConfig { limits, capacity: size, slot_quota: u64::MAX };
     let reference = StorePort::new(ReferenceStore::new(config), 1, u32::MAX, "reference");
-    let mut port = RigPort::new(Rig::new(Arc::clone(ns), cores, seed).unwrap());
+    let open = |ns: Arc<Namespace>, seed| match pool {
+        Some(def) => RigPort::new(Rig::in_pool(ns, def, cores, seed)),
+        None => RigPort::new(Rig::new(ns, cores, seed).unwrap()),
+    };
+    let mut port = open(Arc::clone(ns), seed);
     let mut rng = Rng(seed ^ 0xabcd);
     for i in 0..120 {
-        if reopen && i % 40 == 39 {
-            let RigPort { rig, .. } = port;
-            rig.into_inner().unwrap().close();
-            let again = Namespace::new(ns.def.clone(), ns.backend);
-            port = RigPort::new(Rig::new(again, cores, seed + i).unwrap());
+        if pool.is_some() && i % 40 == 39 {
+            // A clean stop, or an end in the middle of nothing, which is what is left of a killed process.
+            let rig = port.rig.into_inner().unwrap();
+            if rng.chance(2) {
+                drop(rig.close())
+            } else {
+                drop(rig)
+            }
+            port = open(Namespace::new(ns.def.clone(), ns.backend), seed + i);
         }
         let (command, len) = random_command(&mut rng, &limits);
         let value = rng.bytes(len);
@@ -173,8 +193,7 @@ fn same_as_reference(ns: &Arc<Namespace>, cores: usize, seed: u64, reopen: bool)
         prop_assert_eq!(got.dw0, expected.dw0, "{:?}", command);
         prop_assert!(ours == theirs, "{command:?}: other data");
         let usage = reference.with_store(|store| store.usage());
-        prop_assert_eq!(port.ns.state.used.load(Ordering::Relaxed), usage.nuse);
-        prop_assert_eq!(port.ns.state.keys.load(Ordering::Relaxed), usage.keys);
+        prop_assert_eq!(port.ns.state.usage.current(), usage);
     }
     Ok(())
 }
@@ -186,20 +205,26 @@ proptest! {
     #[test]
     fn memory_is_as_the_reference(cores in 1usize..5, seed: u64, mnks in 0u32..7) {
         let limits = KvLimits { kvvml: 20_000, mnks, ..LIMITS };
-        same_as_reference(&kv_namespace(limits, 50_000, StorageDef::Memory), cores, seed, false)?;
+        same_as_reference(&kv_namespace(limits, 50_000, KvStorageDef::Memory), None, cores, seed)?;
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
-    fn file_is_as_the_reference(cores in 1usize..4, seed: u64, mnks in 0u32..7) {
+    fn pools_are_as_the_reference(cores in 1usize..4, shards in 1u16..4, parity in 0u8..2, seed: u64, mnks in 0u32..7) {
         let dir = scratch();
         let limits = KvLimits { kvvml: 20_000, mnks, ..LIMITS };
-        same_as_reference(&kv_namespace(limits, 1 << 20, file(&dir.path().join("kv"))), cores, seed, true)?;
+        let def = new_pool(dir.path(), (2, parity), shards);
+        let ns = kv_namespace(limits, 50_000, pooled(Durability::Media));
+        same_as_reference(&ns, Some(&def), cores, seed)?;
     }
 }
 
 #[test]
 fn configuration_of_the_port_is_the_namespaces() {
-    let port = RigPort::new(Rig::new(kv_namespace(LIMITS, 1 << 20, StorageDef::Memory), 2, 1).unwrap());
+    let port = RigPort::new(Rig::new(kv_namespace(LIMITS, 1 << 20, KvStorageDef::Memory), 2, 1).unwrap());
     let key = Key::new(b"missing").unwrap();
     assert_eq!(port.delete(&key).unwrap().status, Status::SUCCESS);
     assert_eq!(port.admin_set_ednek(true), Some(Ok(Status::SUCCESS)));
@@ -224,7 +249,7 @@ fn delete(key: &str) -> IoRequest {
 
 #[test]
 fn memory_lends_the_very_buffer_that_was_stored() {
-    let mut rig = Rig::new(kv_namespace(LIMITS, 1 << 20, StorageDef::Memory), 1, 1).unwrap();
+    let mut rig = Rig::new(kv_namespace(LIMITS, 1 << 20, KvStorageDef::Memory), 1, 1).unwrap();
     let request = store(&rig, "k", &[7; 5000]);
     let IoRequest::Kv(KvRequest::Store { value, .. }) = &request else { unreachable!() };
     let place = value.as_ptr();
@@ -242,7 +267,7 @@ fn memory_lends_the_very_buffer_that_was_stored() {
 #[test]
 fn memory_leaves_room_in_the_pool() {
     let pool = Pool::new(PoolConfig { limit: 1 << 20, shards: 1 });
-    let ns = kv_namespace(LIMITS, 1 << 30, StorageDef::Memory);
+    let ns = kv_namespace(LIMITS, 1 << 30, KvStorageDef::Memory);
     let mut rig = Rig::with_pool(ns, 2, 1, pool).unwrap();
     let mut stored = 0;
     let full = loop {
@@ -260,99 +285,62 @@ fn memory_leaves_room_in_the_pool() {
 }
 
 #[test]
-fn a_full_file_deletes_and_takes_again() {
-    let dir = scratch();
-    let ns = kv_namespace(LIMITS, 1 << 20, file(&dir.path().join("kv")));
-    let mut rig = Rig::new(ns, 2, 3).unwrap();
-    let value = |i: usize| vec![i as u8; 8200];
-    let mut stored = 0;
-    let full = loop {
-        let request = store(&rig, &format!("k{stored}"), &value(stored));
-        match rig.run(stored % 2, request) {
-            Ok(_) => stored += 1,
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(full, IoError::Kv(kvof_kv::KvError::CapacityExceeded));
-    // 255 blocks less the reserve of 16, 3 blocks a record.
-    assert_eq!(stored, 79);
-    // On the owner, so that they come in order: more deletes at once than the reserve has blocks, and stores that have to
-    // wait for what those free.
-    let deletes: Vec<u64> = (0..25).map(|i| rig.submit(1, delete(&format!("k{i}"))).unwrap()).collect();
-    let stores: Vec<u64> = (100..125)
-        .map(|i| {
-            let request = store(&rig, &format!("k{i}"), &value(i));
-            rig.submit(1, request).unwrap()
-        })
-        .collect();
-    rig.settle();
-    for op in deletes.iter().chain(&stores) {
-        rig.done.remove(op).unwrap().unwrap();
-    }
-    for i in (25..stored).chain(100..125) {
-        let Ok(IoOutcome::Kv(KvOutcome::Retrieved(bytes))) = rig.run(0, retrieve(&format!("k{i}"))) else {
-            panic!("{i}")
-        };
-        assert!(*bytes == *value(i));
-    }
-    let more = store(&rig, "more", &value(1));
-    assert_eq!(rig.run(0, more).unwrap_err(), IoError::Kv(kvof_kv::KvError::CapacityExceeded));
-}
-
-#[test]
-fn stores_in_flight_share_syncs() {
-    let dir = scratch();
-    let ns = kv_namespace(LIMITS, 4 << 20, file(&dir.path().join("kv")));
-    let mut rig = Rig::new(ns, 1, 3).unwrap();
-    for i in 0..128 {
-        let request = store(&rig, &format!("k{i}"), &[1; 100]);
-        rig.submit(0, request).unwrap();
-    }
-    rig.settle();
-    assert_eq!(rig.done.len(), 128);
-    assert!(rig.done.values().all(Result::is_ok));
-    assert_eq!(rig.disk.writes, 128, "a small value takes one write");
-    assert!(rig.disk.syncs < 40, "{} syncs for 128 stores", rig.disk.syncs);
-}
-
-#[test]
 fn reads_wait_for_memory_here_and_elsewhere() {
     let dir = scratch();
-    let ns = kv_namespace(LIMITS, 4 << 20, file(&dir.path().join("kv")));
+    let def = new_pool(dir.path(), (1, 0), 1);
     let pool = Pool::new(PoolConfig { limit: 1 << 20, shards: 1 });
-    let mut rig = Rig::with_pool(ns, 2, 3, pool.clone()).unwrap();
+    let ns = kv_namespace(LIMITS, 4 << 20, pooled(Durability::Media));
+    // One shard: its volume is on core 0.
+    let mut rig = Rig::in_pool_with(ns, &def, 2, 3, pool.clone());
     rig.run(0, store(&rig, "k", &[9; 60_000])).unwrap();
-    let hog = pool.alloc(1 << 20).unwrap();
-    // Backend 5 of two cores belongs to core 1.
-    let Err(again) = rig.submit(1, retrieve("k")) else { panic!("the owner has no memory to read with") };
-    let elsewhere = rig.submit(0, retrieve("k")).unwrap();
+    let hog: Vec<_> = std::iter::from_fn(|| pool.alloc(4096)).collect();
+    let ops = [0, 1].map(|core| rig.submit(core, retrieve("k")).unwrap());
     rig.settle();
     assert!(rig.done.is_empty());
-    assert!(rig.cores[1].wants_memory() && !rig.cores[0].wants_memory());
+    assert!(rig.cores[0].wants_memory() && !rig.cores[1].wants_memory());
     drop(hog);
     rig.collect();
-    let here = rig.submit(1, again).unwrap();
     rig.settle();
-    for op in [here, elsewhere] {
-        let Some(Ok(IoOutcome::Kv(KvOutcome::Retrieved(bytes)))) = rig.done.remove(&op) else { panic!() };
+    for op in ops {
+        let read = rig.done.remove(&op);
+        let Some(Ok(IoOutcome::Kv(KvOutcome::Retrieved(bytes)))) = read else { panic!("{read:?}") };
         assert!(*bytes == [9; 60_000]);
     }
-    assert!(!rig.cores[1].wants_memory());
+    assert!(!rig.cores[0].wants_memory());
+}
+
+#[test]
+fn flush_reaches_the_devices_of_every_shard_where_it_has_to() {
+    for (durability, syncs) in [(Durability::Device, 4), (Durability::Media, 0)] {
+        let dir = scratch();
+        let def = new_pool(dir.path(), (1, 1), 2);
+        let mut rig = Rig::in_pool(kv_namespace(LIMITS, 4 << 20, pooled(durability)), &def, 3, 3);
+        for i in 0..8 {
+            rig.run(i % 3, store(&rig, &format!("k{i}"), &[1; 100])).unwrap();
+        }
+        for core in 0..3 {
+            let before = rig.disk.syncs;
+            assert!(matches!(rig.run(core, IoRequest::KvFlush), Ok(IoOutcome::Flushed)));
+            assert!(rig.disk.syncs >= before + syncs || core > 0, "{} of {syncs} syncs", rig.disk.syncs - before);
+        }
+        rig.close();
+    }
 }
 
 #[test]
 fn detached_storage_answers_everything_and_closes() {
-    let dir = scratch();
-    let path = dir.path().join("kv");
-    for cores in 1..4 {
-        let ns = kv_namespace(LIMITS, 4 << 20, file(&path));
-        let mut rig = Rig::new(Arc::clone(&ns), cores, 3).unwrap();
+    for (cores, shards) in [(1, 1), (2, 3), (3, 2)] {
+        let dir = scratch();
+        let def = new_pool(dir.path(), (1, 0), shards);
+        let ns = kv_namespace(LIMITS, 4 << 20, pooled(Durability::Media));
+        let mut rig = Rig::in_pool(Arc::clone(&ns), &def, cores, 3);
         let mut ops = Vec::new();
         for i in 0..40 {
             let key = format!("k{}", i % 3);
             let request = if i % 4 == 0 { retrieve(&key) } else { store(&rig, &key, &[i as u8; 9000]) };
             ops.push(rig.submit(i % cores, request).unwrap());
         }
+        ops.push(rig.submit(0, IoRequest::Kv(KvRequest::List { start: None, max_bytes: 100 })).unwrap());
         for _ in 0..20 {
             rig.step();
         }
@@ -364,8 +352,73 @@ fn detached_storage_answers_everything_and_closes() {
         assert!(ops.iter().all(|op| rig.done.contains_key(op)));
         let late = rig.run(0, retrieve("k0"));
         assert_eq!(late.unwrap_err(), IoError::Kv(kvof_kv::KvError::NotReady));
+        rig.close();
         // Closed: it can be opened again while the machine still runs.
-        Rig::new(Namespace::new(ns.def.clone(), ns.backend), cores, 4).unwrap();
-        std::fs::remove_file(&path).unwrap();
+        Rig::in_pool(Namespace::new(ns.def.clone(), ns.backend), &def, cores, 4).close();
     }
+}
+
+#[test]
+fn a_device_that_is_given_up_and_taken_back_costs_nothing() {
+    let dir = scratch();
+    let def = new_pool(dir.path(), (2, 1), 2);
+    let mut rig = Rig::in_pool(kv_namespace(LIMITS, 4 << 20, pooled(Durability::Media)), &def, 2, 3);
+    let value = |i: usize| vec![i as u8; 5000 + i];
+    let change = |rig: &mut Rig, def: &PoolDef| {
+        let mut handle = rig.handle.take().unwrap();
+        let id = handle.id();
+        let mut changes = 0;
+        handle
+            .update(def, &mut |change| {
+                changes += 1;
+                for core in &mut rig.cores {
+                    match &change {
+                        DeviceChange::Gone { member, why } => core.handle_device(id, *member, None, why),
+                        DeviceChange::Back { member, uuid, file } => {
+                            core.handle_device(id, *member, Some((*uuid, Arc::clone(file))), "");
+                        }
+                    }
+                }
+                rig.collect();
+                rig.settle();
+            })
+            .unwrap();
+        rig.handle = Some(handle);
+        rig.collect();
+        rig.settle();
+        changes
+    };
+    for i in 0..20 {
+        rig.run(i % 2, store(&rig, &format!("k{i}"), &value(i))).unwrap();
+    }
+    let without = PoolDef { devices: def.devices[1..].to_vec(), ..def.clone() };
+    assert_eq!(change(&mut rig, &without), 1);
+    let warnings = rig.handle.as_ref().unwrap().status().warnings();
+    assert_eq!(warnings, kvof_spec::log::CriticalWarning::DEGRADED);
+    for i in 20..40 {
+        rig.run(i % 2, store(&rig, &format!("k{i}"), &value(i))).unwrap();
+    }
+    let read_all = |rig: &mut Rig| {
+        for i in 0..40 {
+            let read = rig.run(i % 2, retrieve(&format!("k{i}")));
+            let Ok(IoOutcome::Kv(KvOutcome::Retrieved(bytes))) = read else { panic!("{i}: {read:?}") };
+            assert!(*bytes == *value(i), "{i}");
+        }
+    };
+    read_all(&mut rig);
+    assert_eq!(change(&mut rig, &def), 1);
+    // The rebuild goes on with the time.
+    for ms in 0..200 {
+        for core in &mut rig.cores {
+            core.handle_time(Duration::from_millis(100 * ms));
+        }
+        rig.collect();
+        rig.settle();
+    }
+    assert!(rig.handle.as_ref().unwrap().status().warnings().is_empty(), "{:?}", rig.handle);
+    // Another device can go now.
+    let without = PoolDef { devices: def.devices[..2].to_vec(), ..def.clone() };
+    assert_eq!(change(&mut rig, &without), 1);
+    read_all(&mut rig);
+    rig.close();
 }

@@ -1,6 +1,5 @@
 //! Tests of the storages through [`namespace`](crate::namespace), driven by the rig.
 
-mod crash;
 mod kv;
 mod nvm;
 mod opening;

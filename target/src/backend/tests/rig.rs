@@ -12,17 +12,25 @@ use std::{
 
 use kvof_io::{Pool, PoolConfig};
 use kvof_kv::{KvLimits, OpId};
+use kvof_store::{
+    ec::Profile,
+    pool::{FormatOptions, format},
+};
 
 use crate::{
     backend::{
-        BackendMessage, Backends, DiskRequest, DiskResult, IoOutcome, IoRequest, IoResult, OpenError, Submitted, open,
+        BackendMessage, Backends, DiskRequest, DiskResult, IoOutcome, IoRequest, IoResult, OpenError, OpenPool,
+        PoolHandle, PoolId, Submitted, open,
     },
-    model::{BackendId, Namespace, NamespaceDef, NamespaceKindDef, StorageDef},
+    model::{
+        BackendId, Durability, KvStorageDef, Namespace, NamespaceDef, NamespaceKindDef, NamespaceMode, PoolDef,
+        PoolLimits, PoolUse, StorageDef,
+    },
     namespace::DataOut,
 };
 
 pub(super) const LIMITS: KvLimits = KvLimits { kvkml: 16, kvvml: 64 << 10, mnks: 0, novg: 4096 };
-const POOL: usize = 8 << 20;
+const POOL: usize = 32 << 20;
 
 /// splitmix64.
 #[derive(Clone, Debug)]
@@ -52,9 +60,34 @@ impl Rng {
     }
 }
 
-pub(in crate::backend) fn kv_namespace(limits: KvLimits, size: u64, storage: StorageDef) -> Arc<Namespace> {
+pub(super) fn kv_namespace(limits: KvLimits, size: u64, storage: KvStorageDef) -> Arc<Namespace> {
     let kind = NamespaceKindDef::Kv { limits, size, storage };
     Namespace::new(NamespaceDef { nsid: 1, uuid: [0x11; 16], nguid: [0x22; 16], kind }, BackendId(5))
+}
+
+/// In the pool of the rig.
+pub(super) fn pooled(durability: Durability) -> KvStorageDef {
+    let (pool, mode) = ("p".to_owned(), NamespaceMode::Store);
+    KvStorageDef::Pool(PoolUse { pool, mode, durability, reservation: 0 })
+}
+
+/// A pool on new files in `folder`, formatted: `(k, m)` on as many devices, with so many shards.
+pub(super) fn new_pool(folder: &Path, (k, m): (u8, u8), shards: u16) -> PoolDef {
+    let devices: Vec<PathBuf> = (0..k + m).map(|i| folder.join(format!("d{i}"))).collect();
+    let options = FormatOptions {
+        profile: Some(Profile::new(k, m).unwrap()),
+        shards: Some(shards),
+        segment: Some(1 << 20),
+        size: Some(u64::from(shards) * (24 << 20)),
+        ..FormatOptions::default()
+    };
+    format(&devices, &options).unwrap();
+    PoolDef { name: "p".to_owned(), devices, create: None, limits: new_pool_limits() }
+}
+
+pub(super) fn new_pool_limits() -> PoolLimits {
+    let (index_memory, scratch) = (64 << 20, 32 << 20);
+    PoolLimits { index_memory, tier: 0, scratch, read_ahead: 0, rebuild_rate: 0, scrub_rate: 0 }
 }
 
 pub(super) fn nvm_namespace(block_size: u32, size: u64, storage: StorageDef) -> Arc<Namespace> {
@@ -102,7 +135,9 @@ impl Disk {
 
     /// Which of the pending operations can end.
     fn ready(&self) -> Vec<usize> {
-        let held = |request: &DiskRequest| self.hold_reads && matches!(request, DiskRequest::Read { .. });
+        let held = |request: &DiskRequest| {
+            self.hold_reads && matches!(request, DiskRequest::Read { .. } | DiskRequest::ReadPart { .. })
+        };
         (0..self.pending.len()).filter(|i| !held(&self.pending[*i].1)).collect()
     }
 
@@ -116,6 +151,18 @@ impl Disk {
                 let len = buf.len().min(self.image.len() - start);
                 buf[..len].copy_from_slice(&self.image[start..start + len]);
                 (core, token, DiskResult::Read { buf, result: fault.map_or(Ok(len), Err) })
+            }
+            DiskRequest::ReadPart { file, offset, mut buf, token } => {
+                let result = fault.map_or_else(|| file.read_at(offset, &mut buf), Err);
+                (core, token, DiskResult::ReadPart { buf, result })
+            }
+            DiskRequest::WritePieces { file, mut offset, bufs, token } => {
+                self.writes += 1;
+                for piece in &bufs {
+                    file.write_at(offset, piece).unwrap();
+                    offset += piece.len() as u64;
+                }
+                (core, token, DiskResult::Write { result: fault.map_or(Ok(()), Err) })
             }
             DiskRequest::Write { offset, buf, token, .. } => {
                 assert_eq!(buf.as_ptr() as usize % 4096, 0, "a direct file needs aligned memory");
@@ -176,6 +223,8 @@ fn sectors(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, Vec<u8>)> + 
 pub(super) struct Rig {
     pub(super) cores: Vec<Backends>,
     pub(super) ns: Arc<Namespace>,
+    /// The pool of the namespace, if it lies in one.
+    pub(super) handle: Option<PoolHandle>,
     pub(super) pool: Pool,
     pub(super) disk: Disk,
     pub(super) rng: Rng,
@@ -195,16 +244,41 @@ impl Rig {
 
     pub(super) fn with_pool(ns: Arc<Namespace>, cores: usize, seed: u64, pool: Pool) -> Result<Self, OpenError> {
         let parts = open(&ns, cores, &pool)?;
-        let disk = path_of(&ns).map_or_else(Disk::default, |path| Disk::new(std::fs::read(path).unwrap()));
-        let mut backends = Vec::new();
-        for (core, part) in parts.into_iter().enumerate() {
-            let mut one = Backends::new(core, cores, pool.clone());
+        let disk = ns.def.kind.file().map_or_else(Disk::default, |path| Disk::new(std::fs::read(path).unwrap()));
+        let mut backends: Vec<Backends> = (0..cores).map(|core| Backends::new(core, cores, pool.clone())).collect();
+        for (one, part) in backends.iter_mut().zip(parts) {
             one.attach(ns.backend, part);
-            backends.push(one);
         }
-        Ok(Self {
-            cores: backends,
+        Ok(Self::around(backends, ns, None, (pool, disk, seed)))
+    }
+
+    /// With the namespace in a pool.
+    pub(super) fn in_pool(ns: Arc<Namespace>, def: &PoolDef, cores: usize, seed: u64) -> Self {
+        Self::in_pool_with(ns, def, cores, seed, Pool::new(PoolConfig { limit: POOL, shards: 1 }))
+    }
+
+    pub(super) fn in_pool_with(ns: Arc<Namespace>, def: &PoolDef, cores: usize, seed: u64, pool: Pool) -> Self {
+        let mut opened = OpenPool::open(def, PoolId(3), cores, &pool, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        let parts = opened.attach(&ns).unwrap();
+        let (handle, pools) = opened.into_parts();
+        let mut backends: Vec<Backends> = (0..cores).map(|core| Backends::new(core, cores, pool.clone())).collect();
+        for ((one, pool), part) in backends.iter_mut().zip(pools).zip(parts) {
+            one.attach_pool(pool);
+            one.attach(ns.backend, part);
+        }
+        Self::around(backends, ns, Some(handle), (pool, Disk::default(), seed))
+    }
+
+    fn around(
+        cores: Vec<Backends>,
+        ns: Arc<Namespace>,
+        handle: Option<PoolHandle>,
+        (pool, disk, seed): (Pool, Disk, u64),
+    ) -> Self {
+        Self {
+            cores,
             ns,
+            handle,
             pool,
             disk,
             rng: Rng(seed),
@@ -212,7 +286,7 @@ impl Rig {
             done: BTreeMap::new(),
             next_op: 0,
             now: 0,
-        })
+        }
     }
 
     /// Submits on `core`; the request comes back if there is no memory.
@@ -287,6 +361,22 @@ impl Rig {
         }
         self.collect();
         self.settle();
+        if let Some(handle) = &mut self.handle {
+            self.cores.iter_mut().for_each(|core| core.detach_pool(handle.id()));
+        }
+        self.collect();
+        self.settle();
+        if let Some(mut handle) = self.handle.take() {
+            let mut volumes = 0;
+            for core in &mut self.cores {
+                while let Some((pool, _, volume)) = core.poll_closed() {
+                    assert_eq!(pool, handle.id());
+                    handle.close(*volume).unwrap();
+                    volumes += 1;
+                }
+            }
+            assert_eq!(volumes, handle.status().label.geometry.shards());
+        }
         assert!(self.cores.iter().all(Backends::is_idle));
         let image = std::mem::take(&mut self.disk.image);
         self.power_off(&image);
@@ -295,20 +385,11 @@ impl Rig {
 
     /// Stops at once, and leaves `image` in the file.
     pub(super) fn power_off(self, image: &[u8]) {
-        let path = path_of(&self.ns);
+        let path = self.ns.def.kind.file().cloned();
         drop(self);
         if let Some(path) = path {
             std::fs::write(path, image).unwrap();
         }
-    }
-}
-
-fn path_of(ns: &Namespace) -> Option<PathBuf> {
-    match &ns.def.kind {
-        NamespaceKindDef::Kv { storage, .. } | NamespaceKindDef::Nvm { storage, .. } => match storage {
-            StorageDef::File { path } => Some(path.clone()),
-            StorageDef::Memory => None,
-        },
     }
 }
 

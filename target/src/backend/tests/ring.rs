@@ -8,9 +8,9 @@ use std::{
 };
 
 use kvof_io::{EventKind, EventLoop, EventLoopConfig, Pool, PoolConfig};
-use kvof_kv::{Key, KvOutcome, KvRequest, OpId, StoreOptions};
+use kvof_kv::OpId;
 
-use super::rig::{LIMITS, Rng, bytes_of, file, kv_namespace, nvm_namespace};
+use super::rig::{Rng, bytes_of, file, nvm_namespace};
 use crate::{
     backend::{Backends, DiskRequest, DiskResult, IoOutcome, IoRequest, IoResult, NvmRequest, Submitted, open},
     model::Namespace,
@@ -62,6 +62,7 @@ impl Machine {
                         self.ring.write(&file, offset, buf, token).unwrap();
                     }
                     DiskRequest::Sync { file, token } => self.ring.fsync(&file, true, token).unwrap(),
+                    other => panic!("{other:?}"),
                 }
             }
             while let Some((OpId(op), result)) = self.backends.poll() {
@@ -94,39 +95,6 @@ impl Machine {
     fn close(mut self) {
         self.backends.detach(self.ns.backend);
         self.settle();
-    }
-}
-
-fn lengths() -> impl Iterator<Item = (u64, usize)> {
-    [0, 1, 3967, 3968, 3969, 4095, 4096, 4097, 8192, 50_001, 65_536].into_iter().zip(0..).map(|(len, n)| (n, len))
-}
-
-#[test]
-fn kv_values_of_every_shape_survive_a_restart() {
-    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).or_else(|_| tempfile::tempdir()).unwrap();
-    let path = dir.path().join("kv");
-    let key = |n: u64| Key::new(format!("value-{n}").as_bytes()).unwrap();
-    let open = |path: &Path| Machine::new(kv_namespace(LIMITS, 8 << 20, file(path)));
-    let mut machine = open(&path);
-    let mut ops = Vec::new();
-    for round in 0..3 {
-        for (n, len) in lengths() {
-            let mut value = machine.pool.alloc(len).unwrap();
-            value.copy_from_slice(&Rng(n + round).bytes(len));
-            let store = KvRequest::Store { key: key(n), options: StoreOptions::empty(), value };
-            ops.push(machine.submit(IoRequest::Kv(store)));
-        }
-    }
-    machine.settle();
-    assert!(ops.iter().all(|op| matches!(machine.done[op], Ok(IoOutcome::Kv(KvOutcome::Stored)))));
-    for restart in 0..2 {
-        for (n, len) in lengths() {
-            let read = machine.run(IoRequest::Kv(KvRequest::Retrieve { key: key(n), raw: false }));
-            let Ok(IoOutcome::Kv(KvOutcome::Retrieved(bytes))) = read else { panic!("{n}, {restart}: {read:?}") };
-            assert!(*bytes == *Rng(n + 2).bytes(len), "{n}, {restart}");
-        }
-        machine.close();
-        machine = open(&path);
     }
 }
 

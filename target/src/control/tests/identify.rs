@@ -16,7 +16,7 @@ fn kv_namespace_structures() {
     let rig = Rig::new();
     let mut host = rig.host();
     let ns = rig.target.namespaces().into_iter().find(|ns| ns.def.nsid == 1).unwrap();
-    ns.state.used.store(12_345, Ordering::Relaxed);
+    ns.state.usage.found(1, 12_345);
     let id: IdentifyKvNamespace = host.identify_as(Cns::IOCS_NAMESPACE, 1, Csi::KV).unwrap();
     assert_eq!(id.limits(), KvLimits { kvkml: 16, kvvml: 1 << 20, mnks: 1000, novg: 4096 });
     assert_eq!((id.nsze.get(), id.nuse.get(), id.nkvf, id.nmic), (1 << 30, 12_345, 0, 1));

@@ -1,7 +1,7 @@
 //! Get Log Page: which pages there are, what is in them, and reading them in pieces.
 
 use kvof_spec::{
-    AdminOpcode, Csi, NvmOpcode, U64,
+    AdminOpcode, Csi, KvOpcode, NvmOpcode, U64,
     log::{
         CommandEffects, CommandsSupported, ErrorInformation, FirmwareSlot, LogSupport, SmartHealth, SupportedLogPages,
     },
@@ -74,7 +74,8 @@ fn effects_by_command_set() {
     assert_eq!(nvm.io(NvmOpcode::WRITE), CommandEffects::CSUPP | CommandEffects::LBCC);
     assert_eq!(nvm.io(NvmOpcode::WRITE_UNCORRECTABLE), CommandEffects::empty());
     let kv = page(Csi::KV).unwrap();
-    assert_eq!(kv.iocs.iter().filter(|effects| effects.get() != 0).count(), 5);
+    assert_eq!(kv.iocs.iter().filter(|effects| effects.get() != 0).count(), 6);
+    assert_eq!(kv.io(KvOpcode::FLUSH), CommandEffects::CSUPP);
     for page in [nvm, kv] {
         assert_eq!(page.admin(AdminOpcode::IDENTIFY), CommandEffects::CSUPP);
         assert_eq!(page.admin(AdminOpcode::FORMAT_NVM), CommandEffects::empty());

@@ -9,6 +9,7 @@ mod identify;
 mod keep_alive;
 mod linux;
 mod log_pages;
+mod pools;
 mod reload;
 mod reset;
 
@@ -30,7 +31,9 @@ use kvof_spec::{
 };
 
 use super::*;
-use crate::model::{NamespaceDef, NamespaceKindDef, PortDef, ReferralDef, StorageDef, SubsystemDef, TargetDef};
+use crate::model::{
+    KvStorageDef, NamespaceDef, NamespaceKindDef, PortDef, ReferralDef, StorageDef, SubsystemDef, TargetDef,
+};
 
 pub(super) const SUBSYSTEM: &str = "nqn.2024-01.com.example:kv";
 pub(super) const PRIVATE: &str = "nqn.2024-01.com.example:private";
@@ -48,7 +51,7 @@ pub(super) fn nqn(text: &str) -> Nqn {
 
 pub(super) fn kv_namespace(nsid: u32) -> NamespaceDef {
     let limits = KvLimits { kvkml: 16, kvvml: 1 << 20, mnks: 1000, novg: 4096 };
-    namespace(nsid, NamespaceKindDef::Kv { limits, size: 1 << 30, storage: StorageDef::Memory })
+    namespace(nsid, NamespaceKindDef::Kv { limits, size: 1 << 30, storage: KvStorageDef::Memory })
 }
 
 pub(super) fn nvm_namespace(nsid: u32, storage: StorageDef) -> NamespaceDef {
@@ -75,6 +78,7 @@ pub(super) fn definition() -> TargetDef {
         ports: vec![port(1, "0.0.0.0:4420"), port(2, "[2001:db8::2]:4421")],
         subsystems: vec![subsystem(SUBSYSTEM, namespaces), private],
         referrals: vec![ReferralDef { traddr: "198.51.100.1:8009".parse().unwrap(), portid: 77 }],
+        pools: Vec::new(),
     }
 }
 

@@ -126,7 +126,7 @@ fn contradictions_are_refused() {
                 let file = StorageDef::File { path: "/a".into() };
                 def.subsystems[0].namespaces.extend([nvm_namespace(3, file.clone()), nvm_namespace(4, file)]);
             }),
-            "\"/a\" holds another namespace",
+            "/a holds another namespace",
         ),
         (
             refused(&|def| {
