@@ -142,11 +142,17 @@ impl Volume {
     /// What goes into the next stripe: moves first, since they make room.
     fn next_batch(&mut self, hosts_wait: bool) -> Vec<Change> {
         let moves_ready = self.moves_ready();
+        let geometry = self.geometry();
+        // A stripe has to fit in a group, with the header rows, the footer, and what a layout may be taller than it need be.
+        let room = geometry.k() * (geometry.segment_pages() as usize - 6) * PAGE / 32 * 31;
+        let most = STRIPE_BYTES.min(room);
         let mut batch: Vec<Change> = Vec::new();
         let mut bytes = 0;
         let mut fits = |change: &Change, count: usize| {
-            let more = record_len(change.len().unwrap_or(0));
-            let fits = count == 0 || (bytes + more <= STRIPE_BYTES && count < STRIPE_RECORDS);
+            let len = change.len().unwrap_or(0);
+            // The entry is there twice, in the stripe and in the footer; a large record takes whole pages.
+            let more = record_len(len) + 2 * ENTRY_LEN + if len as usize >= LARGE { PAGE } else { 0 };
+            let fits = count == 0 || (bytes + more <= most && count < STRIPE_RECORDS);
             if fits {
                 bytes += more;
             }
