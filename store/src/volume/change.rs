@@ -126,7 +126,8 @@ impl Volume {
                         self.start(Change { slot, key, content: Content::Tombstone, origin });
                     }
                     // What was dropped from a cache comes back with a crash before its group is freed; not after this Delete.
-                    _ if self.may_come_back(slot) && self.insert_pending(slot, &key) => {
+                    // (A tombstone that is there already keeps it away.)
+                    None if self.may_come_back(slot) && self.insert_pending(slot, &key) => {
                         self.start(Change { slot, key, content: Content::Tombstone, origin: Origin::Host(id, None) });
                     }
                     _ => self.done.push_back((id, Err(KvError::KeyDoesNotExist))),

@@ -99,8 +99,8 @@ pub struct Volume {
     groups: Vec<Group>,
     /// How many of them are free.
     free: u32,
-    /// Groups that a crash left freed in one copy of their header; only while opening.
-    half_freed: Vec<u32>,
+    /// Headers, by group and row, that say Freed in one copy, or of stripes that were dropped; only while opening.
+    to_free: Vec<(u32, u32)>,
     /// What all live records cost, bytes.
     live: u64,
     open: Option<OpenGroup>,
@@ -541,6 +541,26 @@ impl std::fmt::Debug for Volume {
         f.debug_struct("Volume")
             .field("shard", &self.config.shard)
             .field("stripe", &self.stripe)
+            .field("free", &self.free)
+            .field("open", &self.open.as_ref().map(|open| (open.group, open.row, open.free)))
+            .field("seal_wanted", &self.seal_wanted)
+            .field("groups", &self.groups.iter().map(|g| (g.state, g.live, g.live_records, g.pins)).collect::<Vec<_>>())
+            .field("changes", &self.changes.len())
+            .field("moves", &self.moves.len())
+            .field("locks", &self.locks.len())
+            .field("cramped", &self.cramped.len())
+            .field("stripes", &self.stripes.len())
+            .field("fetches", &self.fetches.len())
+            .field("hungry", &self.hungry.len())
+            .field("stalled", &self.stalled.len())
+            .field("tasks", &self.tasks.len())
+            .field("ops", &self.ops.len())
+            .field("scratch", &self.scratch)
+            .field("cleaner", &self.cleaner)
+            .field("clean_rounds", &self.clean_rounds)
+            .field("stuck", &self.stuck)
+            .field("superblock", &self.superblock_writer)
+            .field("read_only", &self.read_only)
             .finish_non_exhaustive()
     }
 }

@@ -86,7 +86,7 @@ impl Volume {
             read_only: None,
             groups: vec![Group::FREE; geometry.groups() as usize],
             free: 0,
-            half_freed: Vec::new(),
+            to_free: Vec::new(),
             live: 0,
             open: None,
             seal_wanted: false,
@@ -205,12 +205,16 @@ impl Volume {
             unsealed = self.scan(io, progress)?;
         }
         self.count_all();
+        // Before anything that is written says "committed" of a number that a dropped stripe has.
+        for (group, row) in std::mem::take(&mut self.to_free) {
+            self.erase_now(io, group, row);
+        }
         self.incarnation = self.incarnation.max(self.superblock.incarnation) + INCARNATIONS;
         self.committed = self.stripe;
         self.superblock.incarnation = self.incarnation;
         self.superblock.clean = false;
         self.write_superblock_now(io)?;
-        for group in checkpoint.into_iter().chain(std::mem::take(&mut self.half_freed)) {
+        for group in checkpoint {
             self.erase_now(io, group, 0);
         }
         for Unsealed { group, entries } in unsealed {
@@ -267,8 +271,8 @@ impl Volume {
         Ok(buf)
     }
 
-    /// The header at a row. Of copies that differ the one with the highest incarnation counts, and one that says that its group
-    /// was freed counts more than any other of the same: a copy that could not be overwritten is older.
+    /// The header at a row. Of copies that differ the one that was written last counts: a copy that could not be overwritten is
+    /// older.
     pub(super) fn read_header(
         &mut self,
         io: &mut dyn BlockIo,
@@ -292,7 +296,7 @@ impl Volume {
                 StripeKind::Freed => header.rows == 0,
             };
             let narrow = usize::from(header.width) <= geometry.k();
-            let rank = |header: &StripeHeader| (header.incarnation, header.kind == StripeKind::Freed);
+            let rank = |header: &StripeHeader| (header.incarnation, header.stripe);
             if here
                 && fits
                 && narrow
@@ -403,7 +407,7 @@ impl Volume {
             // A crash may have come between the copies: from now on all of them say so.
             if first.as_ref().is_some_and(|header| header.kind == StripeKind::Freed) && self.copies_differ(io, group, 0)
             {
-                self.half_freed.push(group);
+                self.to_free.push((group, 0));
             }
             // Row 0 goes last: freed in the footer alone, a group still has all that it had.
             let first = first.filter(|header| header.kind == StripeKind::Data);
@@ -498,6 +502,7 @@ impl Volume {
                 break;
             }
             row += 1 + header.rows;
+            self.stripe = self.stripe.max(header.stripe);
             headers.push((header, page.to_vec()));
         }
         let committed = headers.iter().map(|(header, _)| header.committed).fold(committed, u64::max);
@@ -512,7 +517,8 @@ impl Volume {
                 stream = self.read_stream(io, &header, !sure);
                 if stream.is_none() {
                     if !sure {
-                        // It was never acknowledged: the log ends before it.
+                        // It was never acknowledged: the log ends before it. Another start must not see it differently.
+                        self.to_free.push((group, header.row));
                         break;
                     }
                     return Err(self.group_error(group, &format!("the stripe at row {} is damaged", header.row)));
@@ -531,7 +537,6 @@ impl Volume {
             }
             used = header.row + 1 + header.rows;
             opened = opened.min(header.opened);
-            self.stripe = self.stripe.max(header.stripe);
             all.extend(entries);
         }
         if used == 0 {
@@ -639,11 +644,11 @@ impl Volume {
         }
     }
 
-    /// Marks a group as freed, in the header at `row`, and flushes that.
+    /// Marks a group as freed, or a stripe of it as dropped, in the header at `row`, and flushes that.
     fn erase_now(&mut self, io: &mut dyn BlockIo, group: u32, row: u32) {
         let geometry = self.geometry();
-        if let Some(state) = self.groups.get_mut(group as usize) {
-            state.incarnation = self.incarnation;
+        if let Some(state) = self.groups.get_mut(group as usize).filter(|state| state.state == GroupState::Free) {
+            state.incarnation = state.incarnation.max(self.incarnation);
         }
         let Some(freed) = self.freed_page(group, row) else { return };
         for column in geometry.header_columns(row) {
