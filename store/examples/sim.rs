@@ -18,7 +18,7 @@ use common::{
 use kvof_store::device::sim::{FaultPlan, derive};
 
 const USAGE: &str = "usage: sim [--seed N] [--hours H] [--episode N | --episode-seed N] [--steps N] [--profile K+M]
-           [--without NAME,...] [--chaos true|false] [--verbose]
+           [--without NAME,...] [--chaos true|false] [--verbose] [--keep-going]
 NAME is a fault or an action:";
 
 struct Options {
@@ -27,6 +27,7 @@ struct Options {
     episode: Option<u64>,
     episode_seed: Option<u64>,
     verbose: bool,
+    keep_going: bool,
     only: Only,
 }
 
@@ -42,6 +43,7 @@ fn options() -> Option<Options> {
         episode: None,
         episode_seed: None,
         verbose: false,
+        keep_going: false,
         only: Only::default(),
     };
     let mut args = std::env::args().skip(1);
@@ -49,6 +51,10 @@ fn options() -> Option<Options> {
         if name == "--verbose" {
             options.verbose = true;
             options.only.dump = true;
+            continue;
+        }
+        if name == "--keep-going" {
+            options.keep_going = true;
             continue;
         }
         let value = args.next()?;
@@ -104,11 +110,14 @@ fn main() -> ExitCode {
     let end = Instant::now() + Duration::from_secs_f64(options.hours * 3600.0);
     let mut told = Instant::now();
     let mut sums = [0u64; 6];
-    let mut episode = 0;
+    let (mut episode, mut failures) = (0, 0);
     while Instant::now() < end {
         let seed = derive(options.seed, episode);
         let outcome = Scenario::new(seed, &options.only).run();
-        if outcome.result.is_err() {
+        if let (true, Err(error)) = (options.keep_going, &outcome.result) {
+            failures += 1;
+            println!("episode {seed:#x} fails at step {}: {}", outcome.steps, error.chars().take(300).collect::<String>());
+        } else if outcome.result.is_err() {
             report(&outcome, 60);
             println!("episode {episode} of seed {:#x} (its own seed: {seed:#x}); making it smaller", options.seed);
             println!("to repeat: {}", minimize::command(seed, &options.only));
@@ -128,6 +137,10 @@ fn main() -> ExitCode {
         }
     }
     progress(episode, &sums);
+    if failures > 0 {
+        println!("{failures} episodes failed");
+        return ExitCode::FAILURE;
+    }
     println!("no promise was broken");
     ExitCode::SUCCESS
 }

@@ -171,6 +171,9 @@ impl Scenario {
         let world = episode.world;
         if self.dump {
             super::dump::dump(&world.devices, &self.pool.geometry);
+            for (shard, volume) in world.volumes.iter().enumerate() {
+                println!("VOLUME {shard} {volume:?} {:?}", volume.stats());
+            }
         }
         let stats = world.devices.stats();
         Outcome {
