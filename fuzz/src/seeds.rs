@@ -39,6 +39,16 @@ fn config(seeds: &mut Vec<Seed>) {
          [[subsystem.namespace]]\nnsid = 1\nkind = \"kv\"\nsize = \"1GiB\"\nmax_value = \"2MiB\"\n\
          [[subsystem.namespace]]\nnsid = 2\nkind = \"nvm\"\nsize = \"64MiB\"\nblock_size = 4096\n",
     );
+    add(
+        "pools",
+        "[[pool]]\nname = \"flash\"\ndevices = [\"/dev/a\", \"b\"]\nindex_memory = \"64MiB\"\ntier = 0\nscratch = \"1MiB\"\n\
+         read_ahead = \"1MiB\"\nrebuild_rate = 0\nscrub_rate = \"1MiB\"\n\
+         [[port]]\naddress = \"127.0.0.1:4420\"\n\
+         [[subsystem]]\nnqn = \"nqn.2024-01.com.example:a\"\nallowed_hosts = \"any\"\n\
+         [[subsystem.namespace]]\nnsid = 1\nkind = \"kv\"\nsize = \"1GiB\"\nmode = \"cache\"\ndurability = \"device\"\n\
+         [[subsystem.namespace]]\nnsid = 2\nkind = \"kv\"\nstorage = \"pool:flash\"\nsize = \"64MiB\"\nreservation = \"1MiB\"\n\
+         [[subsystem.namespace]]\nnsid = 3\nkind = \"kv\"\nstorage = \"file:/tmp/kv\"\nsize = \"64MiB\"\n",
+    );
     add("wrong-types", "[reactor]\ncores = \"x\"\n[[port]]\naddress = 5\n[[subsystem]]\nnqn = [1]\n");
     add("unknown-keys", "[recator]\ncroes = 1\n[[subsystem]]\nnqm = \"nqn.2024-01.a:b\"\n");
 }

@@ -27,7 +27,7 @@ use kvof_spec::{
 use kvof_target::{
     backend::{self, Backends, OpId},
     control::{QueueTransport, Target, TargetLimits, TransportKind},
-    model::{NamespaceDef, NamespaceKindDef, PortDef, StorageDef, SubsystemDef, TargetDef},
+    model::{KvStorageDef, NamespaceDef, NamespaceKindDef, PortDef, StorageDef, SubsystemDef, TargetDef},
     queue::Cx,
     transport::tcp::{Connection, TcpSettings, TcpTimers},
 };
@@ -148,7 +148,7 @@ fn namespace(nsid: u32, kind: NamespaceKindDef) -> NamespaceDef {
 
 fn definition(with_fourth: bool) -> TargetDef {
     let limits = KvLimits { kvkml: 16, kvvml: TRANSFER_MAX, mnks: 0, novg: 4096 };
-    let kv = || NamespaceKindDef::Kv { limits, size: KV_SIZE, storage: StorageDef::Memory };
+    let kv = || NamespaceKindDef::Kv { limits, size: KV_SIZE, storage: KvStorageDef::Memory };
     let nvm = |block_size| NamespaceKindDef::Nvm { block_size, size: 256 << 10, storage: StorageDef::Memory };
     let mut namespaces = vec![namespace(1, kv()), namespace(2, nvm(512)), namespace(3, nvm(4096))];
     if with_fourth {
@@ -166,6 +166,7 @@ fn definition(with_fourth: bool) -> TargetDef {
         ports: vec![port],
         subsystems: vec![subsystem(0, None, namespaces), subsystem(2, Some(Vec::new()), Vec::new())],
         referrals: Vec::new(),
+        pools: Vec::new(),
     }
 }
 

@@ -128,7 +128,7 @@ impl Checker<'_> {
     pub(super) fn default_pool_limits(&self) -> PoolLimits {
         let table = PoolTable::default();
         let share =
-            |most: u64, part: u64| self.world.machine.memory.map_or(most, |have| most.min(have / part >> 20 << 20));
+            |most: u64, part: u64| self.world.machine.memory.map_or(most, |have| most.min((have / part) >> 20 << 20));
         PoolLimits {
             index_memory: share(INDEX_DEFAULT, 8).max(INDEX_MIN),
             tier: share(TIER_DEFAULT, 16),

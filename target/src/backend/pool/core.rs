@@ -199,7 +199,7 @@ impl PoolPart {
                     match asked {
                         Some(Asked::Request(backend, origin)) => ended.push(Ended::Request(backend, origin, result)),
                         Some(Asked::Flush(flush)) => {
-                            ended.extend(flushed(&mut self.flushes, flush, result));
+                            ended.extend(flushed(&mut self.flushes, flush, &result));
                         }
                         // A volume answers exactly once.
                         None => debug_assert!(false, "a volume answered what nobody asked"),
@@ -340,12 +340,12 @@ fn start(
 }
 
 /// A volume's part of a Flush has ended.
-fn flushed(flushes: &mut Slab<Flush>, key: usize, result: KvResult<SharedBuf>) -> Option<Ended> {
+fn flushed(flushes: &mut Slab<Flush>, key: usize, result: &KvResult<SharedBuf>) -> Option<Ended> {
     let flush = flushes.get_mut(key)?;
     let result = match result {
         Ok(KvOutcome::Stored) => Ok(()),
         Ok(_) => Err(KvError::Internal),
-        Err(error) => Err(error),
+        Err(error) => Err(*error),
     };
     flush.result = flush.result.and(result);
     flush.missing -= 1;

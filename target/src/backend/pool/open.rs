@@ -47,7 +47,7 @@ pub enum PoolOpenError {
         /// The pool.
         pool: String,
         /// What is wrong with them.
-        source: PoolError,
+        source: Box<PoolError>,
         /// The way out where the error does not say it all; starts with "; ".
         hint: String,
     },
@@ -132,7 +132,8 @@ impl OpenPool {
         if let Some(file) = def.create {
             make_if_empty(def, file)?;
         }
-        let wrong = |source| PoolOpenError::Devices { hint: hint(def, &source), pool: name(), source };
+        let wrong =
+            |source| PoolOpenError::Devices { hint: hint(def, &source), pool: name(), source: Box::new(source) };
         let devices = PoolDevices::open(&def.devices).map_err(wrong)?;
         let volumes = open_volumes(def, &devices, cores.max(1), buffers, progress)?;
         let label = devices.label().clone();
@@ -269,7 +270,9 @@ impl PoolHandle {
                 }
                 Ok(found.present)
             }
-            Err(source) => Err(PoolOpenError::Devices { pool: pool(), hint: hint(&self.def, &source), source }),
+            Err(source) => {
+                Err(PoolOpenError::Devices { pool: pool(), hint: hint(&self.def, &source), source: Box::new(source) })
+            }
         }
     }
 }
@@ -282,8 +285,19 @@ fn hint(def: &PoolDef, error: &PoolError) -> String {
     if def.create.is_some() {
         return "; empty the file, or name another".to_owned();
     }
-    let devices: Vec<String> = def.devices.iter().map(|path| path.display().to_string()).collect();
-    format!("; to make this pool: `kvof format --name {} {}`", def.name, devices.join(" "))
+    let devices: Vec<String> = def.devices.iter().map(|path| shell_word(&path.display().to_string())).collect();
+    let size = if def.devices.iter().all(|path| path.exists()) { "" } else { "--size SIZE " };
+    format!("; to make this pool: `kvof format --name {} {size}{}`", shell_word(&def.name), devices.join(" "))
+}
+
+/// `text` as one word of a shell's command.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 /// Formats the file of a namespace where it is new or empty.
@@ -404,7 +418,7 @@ impl Refused {
     fn named(self, def: &PoolDef) -> PoolOpenError {
         let pool = def.name.clone();
         match self {
-            Self::Devices(source) => PoolOpenError::Devices { pool, source, hint: String::new() },
+            Self::Devices(source) => PoolOpenError::Devices { pool, source: Box::new(source), hint: String::new() },
             Self::Volume(source) => PoolOpenError::Volume { pool, source },
         }
     }

@@ -112,7 +112,8 @@ fn a_pool_of_devices_that_are_none_says_how_to_make_one() {
     let command = format!("`kvof format --name flash {} {}`", devices[0].display(), devices[1].display());
     assert!(text.starts_with("pool flash: ") && text.contains(&command), "{text}");
     fs::remove_file(&devices[0]).unwrap();
-    assert!(pool_error(&def).contains(&command));
+    let text = pool_error(&PoolDef { name: "it's flash".into(), ..def });
+    assert!(text.contains("`kvof format --name 'it'\\''s flash' --size SIZE /"), "{text}");
 }
 
 #[test]
