@@ -2,12 +2,13 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use kvof_initiator::{Cns, Controller, ControllerInfo, Csi, Error, FeatureId, NamespaceInfo};
+use kvof_initiator::{AdminData, Cns, Controller, ControllerInfo, Csi, Error, FeatureId, NamespaceInfo};
 use kvof_kv::IdentifyKvNamespace;
 use kvof_spec::{
     FromBytes,
     feature::KvConfiguration,
     identify::{ControllerType, Ctratt, IdentifyNamespace},
+    log::{GetLogPageCmd, LogId, PoolFlags, PoolMemberState, PoolStatistics},
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -109,6 +110,43 @@ struct Kv {
     optimal_value_granularity: u32,
     /// Feature 20h: Delete of a missing key is an error. None: the feature is not supported.
     delete_missing_is_error: Option<bool>,
+    /// The pool that it lies in, if it lies in one of kvof's.
+    pool: Option<Pool>,
+}
+
+/// What the target tells of a pool; bytes, and counts since it was opened.
+#[derive(Serialize)]
+struct Pool {
+    name: String,
+    uuid: String,
+    profile: String,
+    shards: u16,
+    capacity: u64,
+    live: u64,
+    keys: u64,
+    index_bytes: u64,
+    /// None: there is no key.
+    index_bytes_per_key: Option<f64>,
+    stored_bytes: u64,
+    written_bytes: u64,
+    /// Bytes written to devices for each byte stored. None: nothing was stored.
+    write_amplification: Option<f64>,
+    tier_used: u64,
+    tier_limit: u64,
+    /// None: nothing was read.
+    tier_hit_rate: Option<f64>,
+    evicted: u64,
+    degraded_reads: u64,
+    damaged: u64,
+    repaired: u64,
+    unrecovered: u64,
+    degraded: bool,
+    read_only: bool,
+    /// Groups done and in all, of what runs.
+    rebuild: Option<(u64, u64)>,
+    scrub: Option<(u64, u64)>,
+    /// By place.
+    devices: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -235,6 +273,7 @@ async fn look(controller: &Controller, namespace: NamespaceInfo) -> Result<Names
                     formats: formats.collect(),
                     optimal_value_granularity: data.novg.get(),
                     delete_missing_is_error,
+                    pool: pool(controller, nsid).await?,
                 },
             };
         }
@@ -250,6 +289,134 @@ async fn look(controller: &Controller, namespace: NamespaceInfo) -> Result<Names
         _ => {}
     }
     Ok(found)
+}
+
+/// The statistics of the pool that a namespace lies in; none if it lies elsewhere, or the target is not kvof's.
+async fn pool(controller: &Controller, nsid: u32) -> Result<Option<Pool>> {
+    const LEN: usize = size_of::<PoolStatistics>();
+    let command = GetLogPageCmd::new(LogId::POOL_STATISTICS, nsid, 0, LEN as u64).context("no such log page")?;
+    let (completion, data) = controller.admin(command.to_sqe(), AdminData::FromController(LEN)).await?;
+    if !completion.status.is_success() {
+        return Ok(None);
+    }
+    // Other vendors have other pages under this identifier.
+    Ok(PoolStatistics::from_bytes(&data).map(Pool::new))
+}
+
+impl Pool {
+    fn new(page: &PoolStatistics) -> Self {
+        let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        let flags = page.flags();
+        let running = |flag, done, of| flags.contains(flag).then_some((done, of));
+        let (hits, misses) = (page.tier_hits.get(), page.tier_misses.get());
+        Self {
+            name: page.name().to_owned(),
+            uuid: Uuid::from_bytes(page.uuid).to_string(),
+            profile: format!("{}+{}", page.data_columns, page.parity_columns),
+            shards: page.shards.get(),
+            capacity: page.capacity.get(),
+            live: page.live.get(),
+            keys: page.keys.get(),
+            index_bytes: page.index_bytes.get(),
+            index_bytes_per_key: ratio(page.index_bytes.get(), page.keys.get()),
+            stored_bytes: page.stored_bytes.get(),
+            written_bytes: page.written_bytes.get(),
+            write_amplification: ratio(page.written_bytes.get(), page.stored_bytes.get()),
+            tier_used: page.tier_used.get(),
+            tier_limit: page.tier_limit.get(),
+            tier_hit_rate: ratio(hits, hits.saturating_add(misses)),
+            evicted: page.evicted.get(),
+            degraded_reads: page.degraded_reads.get(),
+            damaged: page.damaged.get(),
+            repaired: page.repaired.get(),
+            unrecovered: page.unrecovered.get(),
+            degraded: flags.contains(PoolFlags::DEGRADED),
+            read_only: flags.contains(PoolFlags::READ_ONLY),
+            rebuild: running(PoolFlags::REBUILD, page.rebuild_done.get(), page.rebuild_of.get()),
+            scrub: running(PoolFlags::SCRUB, page.scrub_done.get(), page.scrub_of.get()),
+            devices: page.member_states().map(|member| state(member.state())).collect(),
+        }
+    }
+
+    /// The devices by their states: `4 live, 1 failed (3)`, with the places of those that are not live.
+    fn devices(&self) -> String {
+        let mut states: Vec<&str> = Vec::new();
+        self.devices.iter().for_each(|state| {
+            if !states.contains(state) {
+                states.push(state);
+            }
+        });
+        let of = |wanted: &str| {
+            let places = self.devices.iter().enumerate().filter(|(_, state)| **state == wanted);
+            let places: Vec<String> = places.map(|(place, _)| place.to_string()).collect();
+            let named = if wanted == LIVE { String::new() } else { format!(" ({})", places.join(", ")) };
+            format!("{} {wanted}{named}", places.len())
+        };
+        states.into_iter().map(of).collect::<Vec<_>>().join(", ")
+    }
+
+    fn section(&self) -> Section {
+        let index = match self.index_bytes_per_key {
+            Some(each) => format!("{each:.1} B/key, {} for {} keys", size(self.index_bytes), self.keys),
+            None => "no keys".to_owned(),
+        };
+        let amplification = match self.write_amplification {
+            Some(ratio) => {
+                format!("{ratio:.2}, {} written for {} stored", size(self.written_bytes), size(self.stored_bytes))
+            }
+            None => "nothing stored yet".to_owned(),
+        };
+        let tier = match (self.tier_limit, self.tier_hit_rate) {
+            (0, _) => "none".to_owned(),
+            (limit, None) => format!("{} of {}, nothing read yet", size(self.tier_used), size(limit)),
+            (limit, Some(rate)) => {
+                format!("{} of {}, hit rate {:.1}%", size(self.tier_used), size(limit), rate * 100.0)
+            }
+        };
+        let health = match (self.read_only, self.degraded) {
+            (true, _) => "takes no more changes",
+            (false, true) => "degraded",
+            (false, false) => "good",
+        };
+        let running = |pass: Option<(u64, u64)>| pass.map(|(done, of)| percent(done, of));
+        let mut section = Section::new("\nPool")
+            .field("name", &self.name)
+            .field("profile", format_args!("{}, {} shards", self.profile, self.shards))
+            .field("devices", self.devices())
+            .field("health", health)
+            .field("capacity", format_args!("{}, {} in use", size(self.capacity), percent(self.live, self.capacity)))
+            .field("index", index)
+            .field("write amplification", amplification)
+            .field("memory tier", tier);
+        if let Some(progress) = running(self.rebuild) {
+            section = section.field("rebuild", progress);
+        }
+        if let Some(progress) = running(self.scrub) {
+            section = section.field("scrub", progress);
+        }
+        if self.evicted > 0 {
+            section = section.field("evicted", format_args!("{} values", self.evicted));
+        }
+        if self.damaged + self.unrecovered > 0 {
+            let Self { damaged, repaired, unrecovered, .. } = self;
+            section = section.field(
+                "damage",
+                format_args!("{damaged} pieces found, {repaired} repaired; {unrecovered} reads failed"),
+            );
+        }
+        section
+    }
+}
+
+const LIVE: &str = "live";
+
+fn state(state: PoolMemberState) -> &'static str {
+    match state {
+        PoolMemberState::LIVE => LIVE,
+        PoolMemberState::FAILED => "failed or missing",
+        PoolMemberState::REBUILDING => "being filled",
+        _ => "in an unknown state",
+    }
 }
 
 fn print(info: &Info, digests: &str, output: &mut Output) -> Result<()> {
@@ -316,7 +483,17 @@ fn print(info: &Info, digests: &str, output: &mut Output) -> Result<()> {
             identifier.unwrap_or_default(),
         ]);
     }
-    Ok(output.line(table)?)
+    output.line(table)?;
+    let mut told: Vec<&str> = Vec::new();
+    for namespace in namespaces {
+        if let Kind::Kv { kv: Kv { pool: Some(pool), .. } } = &namespace.kind
+            && !told.contains(&pool.uuid.as_str())
+        {
+            told.push(&pool.uuid);
+            output.line(pool.section())?;
+        }
+    }
+    Ok(())
 }
 
 fn format(namespace: &Namespace) -> String {
@@ -359,6 +536,33 @@ fn percent(part: u64, whole: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pools_in_words() {
+        let mut page = PoolStatistics::zeroed();
+        page.members = 3.into();
+        page.name[..5].copy_from_slice(b"flash");
+        page.flags = (PoolFlags::DEGRADED | PoolFlags::REBUILD).bits().into();
+        (page.rebuild_done, page.rebuild_of) = (1.into(), 4.into());
+        (page.keys, page.index_bytes) = (100.into(), 2980.into());
+        (page.stored_bytes, page.written_bytes) = (1000.into(), 1300.into());
+        (page.tier_hits, page.tier_misses, page.tier_limit) = (3.into(), 1.into(), 4096.into());
+        for (member, state) in
+            page.member.iter_mut().zip([PoolMemberState::LIVE, PoolMemberState::REBUILDING, PoolMemberState(77)])
+        {
+            member.state = state.0;
+        }
+        let pool = Pool::new(&page);
+        assert_eq!(pool.devices(), "1 live, 1 being filled (1), 1 in an unknown state (2)");
+        let text = pool.section().to_string();
+        for part in ["flash", "29.8 B/key", "1.30, ", "hit rate 75.0%", "degraded", "25.0%"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let empty = Pool::new(&PoolStatistics::zeroed()).section().to_string();
+        for part in ["no keys", "nothing stored yet", "none"] {
+            assert!(empty.contains(part), "{part} is not in {empty}");
+        }
+    }
 
     #[test]
     fn percentages() {
