@@ -563,11 +563,12 @@ impl BlockIo for SimDevices {
     }
 
     fn write(&mut self, member: u16, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let had_power = !self.is_powerless();
         let fate = self.begin(member, Some(true), bytes.len());
         let mut rng = Rng::new(self.rng.next());
         let order = self.order;
         let pieces = [kvof_io::SharedBuf::from_vec(bytes.to_vec())];
-        if fate.is_err()
+        if had_power
             && self.is_powerless()
             && let Some(device) = self.device_mut(member).filter(|device| device.alive)
         {
