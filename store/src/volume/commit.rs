@@ -431,9 +431,7 @@ impl Volume {
         self.seal_wanted = false;
         if self.unflushed.is_some() {
             // A group is the most that has to be looked at after a crash.
-            for member in 0..self.members.len() as u16 {
-                self.want_flush(member, self.members.get(usize::from(member)).map_or(0, |state| state.completed));
-            }
+            self.want_all_flushed();
         }
         self.write(&built, Vec::new(), true);
         true
@@ -542,6 +540,11 @@ impl Volume {
             if stripe.media && !marks.iter().all(flushed) {
                 return;
             }
+            // What comes before it in the log must be there after a loss of power too, or it would not be found.
+            if stripe.media && self.unflushed.is_some() {
+                self.want_all_flushed();
+                return;
+            }
             let Some(stripe) = self.stripes.pop_front() else { return };
             self.end_stripe(stripe);
         }
@@ -580,6 +583,12 @@ impl Volume {
             self.unflushed = Some(point);
         } else {
             self.unflushed_latest = Some(point);
+        }
+    }
+
+    fn want_all_flushed(&mut self) {
+        for member in 0..self.members.len() as u16 {
+            self.want_flush(member, self.members.get(usize::from(member)).map_or(0, |state| state.completed));
         }
     }
 

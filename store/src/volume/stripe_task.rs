@@ -79,6 +79,10 @@ impl Volume {
 
     /// Starts reading a stripe; false if there is no memory now.
     pub(super) fn start_task(&mut self, why: Why, group: u32, stripe: StripeRef, footer: bool) -> bool {
+        // Two that repair the same stripe at once would write over each other.
+        if self.tasks.iter().any(|(_, task)| task.group == group && task.stripe.row == stripe.row) {
+            return false;
+        }
         let geometry = self.geometry();
         let readable = |column: &usize| {
             let member = geometry.member(group, *column);
