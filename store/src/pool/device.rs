@@ -45,9 +45,13 @@ pub(super) fn open(path: &Path, read_only: bool, size: Option<u64>) -> Result<Di
     let file = DiskFile::open(path, options).map_err(|error| match error {
         DiskError::InUse { path } => PoolError::InUse { by: used_by(&path), path },
         DiskError::WrongType { path } => PoolError::NotADevice { path, kind: "special file" },
-        DiskError::TooSmall { path, actual, wanted } => {
-            PoolError::TooSmall { path, bytes: actual, needed: wanted, what: "the `--size` asked for".to_owned(), made: false }
-        }
+        DiskError::TooSmall { path, actual, wanted } => PoolError::TooSmall {
+            path,
+            bytes: actual,
+            needed: wanted,
+            what: "the `--size` asked for".to_owned(),
+            made: false,
+        },
         DiskError::Io { path, what, source } => PoolError::Io { path, what, source },
     })?;
     if file.alignment() > PAGE {
@@ -88,9 +92,8 @@ fn used_by(path: &Path) -> String {
     if !holders.is_empty() {
         return format!("it is part of {}; take it out of there first", holders.join(", "));
     }
-    let partitions = fs::read_dir(&class).map(|entries| {
-        entries.flatten().filter(|entry| entry.path().join("partition").exists()).count()
-    });
+    let partitions = fs::read_dir(&class)
+        .map(|entries| entries.flatten().filter(|entry| entry.path().join("partition").exists()).count());
     match partitions {
         Ok(count) if count > 0 => {
             format!("it has {count} partitions, of which some may be mounted; or {plain}")

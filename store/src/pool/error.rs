@@ -47,7 +47,9 @@ pub enum PoolError {
         second: PathBuf,
     },
     /// Its blocks are larger than the pages of a pool.
-    #[error("{path} can only be read and written in blocks of {block} bytes; a pool needs devices with blocks of at most 4096")]
+    #[error(
+        "{path} can only be read and written in blocks of {block} bytes; a pool needs devices with blocks of at most 4096"
+    )]
     BlockSize {
         /// The path.
         path: PathBuf,
@@ -69,7 +71,9 @@ pub enum PoolError {
         pools: String,
     },
     /// Two labels of a pool that cannot both be right.
-    #[error("{path} says that it belongs to the pool, but its label has another {field} than {other}; one of them is not what it seems: leave it out")]
+    #[error(
+        "{path} says that it belongs to the pool, but its label has another {field} than {other}; one of them is not what it seems: leave it out"
+    )]
     Disagree {
         /// The path.
         path: PathBuf,
@@ -79,7 +83,9 @@ pub enum PoolError {
         field: &'static str,
     },
     /// Two devices for one place.
-    #[error("{first} and {second} both are member {member} of the pool ({why}); leave out the one that is not to be used")]
+    #[error(
+        "{first} and {second} both are member {member} of the pool ({why}); leave out the one that is not to be used"
+    )]
     Duplicate {
         /// The place.
         member: u16,
@@ -153,7 +159,9 @@ pub enum PoolError {
         name: String,
     },
     /// No place is free.
-    #[error("all {members} members of the pool are there; name the one that {path} is to replace with `--member`, and leave its device out of `--pool`")]
+    #[error(
+        "all {members} members of the pool are there; name the one that {path} is to replace with `--member`, and leave its device out of `--pool`"
+    )]
     NothingMissing {
         /// Members.
         members: u16,
@@ -177,7 +185,9 @@ pub enum PoolError {
         members: u16,
     },
     /// The place is taken by a device that works.
-    #[error("member {member} is at {present} and has not failed; leave that device out of `--pool` to replace it all the same")]
+    #[error(
+        "member {member} is at {present} and has not failed; leave that device out of `--pool` to replace it all the same"
+    )]
     MemberPresent {
         /// The number.
         member: u16,
@@ -185,7 +195,9 @@ pub enum PoolError {
         present: PathBuf,
     },
     /// The new device is one of the pool already.
-    #[error("{path} is member {member} of this pool already; it is taken back by itself when the pool is opened with it")]
+    #[error(
+        "{path} is member {member} of this pool already; it is taken back by itself when the pool is opened with it"
+    )]
     AlreadyMember {
         /// The path.
         path: PathBuf,

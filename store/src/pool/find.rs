@@ -37,7 +37,8 @@ impl Candidate {
                     Err(error) => format!("and it could not be written again: {error}"),
                 }
             };
-            remarks.push(Problem::remark(path, format!("the {copy} copy of the label is not whole ({error}); {outcome}")));
+            remarks
+                .push(Problem::remark(path, format!("the {copy} copy of the label is not whole ({error}); {outcome}")));
         }
         if !self.file.is_direct() {
             let why = "its file system has no direct I/O: it is read and written through the page cache, slower and with \
@@ -181,7 +182,8 @@ pub(super) fn choose(
     let listed = listed(label, &candidates)?;
     let stale = |candidate: &Candidate| -> Option<String> {
         let label = &candidate.label;
-        let newer = candidates.iter().find(|other| other.label.member == label.member && other.label.replaces == label.device);
+        let newer =
+            candidates.iter().find(|other| other.label.member == label.member && other.label.replaces == label.device);
         if let Some(newer) = newer {
             let newer = newer.file.path().display();
             return Some(format!("it was member {} and is replaced by {newer}: nothing on it counts", label.member));

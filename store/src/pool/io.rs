@@ -50,8 +50,11 @@ pub(super) fn read_exact(file: &DiskFile, offset: u64, buf: &mut [u8]) -> io::Re
     if done == buf.len() {
         return Ok(());
     }
-    let text =
-        format!("{} ends {done} bytes behind offset {offset}, where {} were expected", file.path().display(), buf.len());
+    let text = format!(
+        "{} ends {done} bytes behind offset {offset}, where {} were expected",
+        file.path().display(),
+        buf.len()
+    );
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
 }
 
@@ -71,7 +74,9 @@ impl BlockIo for PoolIo {
         }
         let mut at = offset;
         for piece in buf.chunks_mut(BOUNCE) {
-            let Some(bounce) = self.bounce.get_mut(..piece.len()) else { return Err(io::ErrorKind::OutOfMemory.into()) };
+            let Some(bounce) = self.bounce.get_mut(..piece.len()) else {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            };
             read_exact(&file, at, bounce)?;
             piece.copy_from_slice(bounce);
             at = at.saturating_add(piece.len() as u64);
@@ -86,7 +91,9 @@ impl BlockIo for PoolIo {
         }
         let mut at = offset;
         for piece in bytes.chunks(BOUNCE) {
-            let Some(bounce) = self.bounce.get_mut(..piece.len()) else { return Err(io::ErrorKind::OutOfMemory.into()) };
+            let Some(bounce) = self.bounce.get_mut(..piece.len()) else {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            };
             bounce.copy_from_slice(piece);
             file.write_at(at, bounce)?;
             at = at.saturating_add(piece.len() as u64);

@@ -88,7 +88,12 @@ pub struct NewestSuperblock {
 
 /// The whole superblock with the highest epoch of a shard, of those that are present and of this pool.
 #[must_use]
-pub fn newest_superblock(io: &mut dyn BlockIo, geometry: &Geometry, pool: Uuid, shard: u16) -> Option<NewestSuperblock> {
+pub fn newest_superblock(
+    io: &mut dyn BlockIo,
+    geometry: &Geometry,
+    pool: Uuid,
+    shard: u16,
+) -> Option<NewestSuperblock> {
     let mut newest: Option<NewestSuperblock> = None;
     let mut bytes = vec![0; SUPERBLOCK_LEN];
     for member in 0..io.members() {
@@ -111,7 +116,8 @@ pub fn newest_superblock(io: &mut dyn BlockIo, geometry: &Geometry, pool: Uuid, 
 /// The superblock of a volume that has never held anything.
 #[must_use]
 pub fn first_superblock(pool: Uuid, shard: u16, devices: &[Uuid]) -> Superblock {
-    let free = NamespaceRecord { uuid: [0; 16], generation: 0, mode: NamespaceMode::Store, used: false, reservation: 0 };
+    let free =
+        NamespaceRecord { uuid: [0; 16], generation: 0, mode: NamespaceMode::Store, used: false, reservation: 0 };
     Superblock {
         pool,
         shard,

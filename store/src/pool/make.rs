@@ -322,7 +322,8 @@ pub(super) fn sync(files: &[DiskFile]) -> Result<(), PoolError> {
 }
 
 fn write(file: &DiskFile, at: u64, bytes: &[u8]) -> std::io::Result<()> {
-    let mut buffer = super::io::buffer(bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
+    let mut buffer =
+        super::io::buffer(bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
     buffer.copy_from_slice(bytes);
     file.write_at(at, &buffer)
 }

@@ -27,6 +27,7 @@ use std::{
 
 use kvof_io::DiskFile;
 
+use self::{device::Identity, find::Candidate};
 pub use self::{
     error::PoolError,
     io::PoolIo,
@@ -36,7 +37,6 @@ pub use self::{
     recognise::{Contents, recognise},
     replace::{ReplaceOptions, Replaced, replace},
 };
-use self::{device::Identity, find::Candidate};
 use crate::{
     device::BlockIo,
     format::{Label, Uuid},
@@ -113,7 +113,8 @@ impl PoolDevices {
         let (candidates, mut problems) = find::candidates(paths, read_only)?;
         let label = find::pool_wide(&candidates, &problems)?;
         let chosen = find::choose(&label, candidates, &mut problems)?;
-        let mut places: Vec<Option<Place>> = std::iter::repeat_with(|| None).take(label.geometry.members().into()).collect();
+        let mut places: Vec<Option<Place>> =
+            std::iter::repeat_with(|| None).take(label.geometry.members().into()).collect();
         for candidate in chosen {
             problems.extend(candidate.remarks(read_only));
             if let Some(place) = places.get_mut(usize::from(candidate.label.member)) {

@@ -93,7 +93,9 @@ mod tests {
             let profile = Profile::new(k, m).unwrap();
             let least = least_bytes(profile, members, shards, Some(512));
             assert!(Geometry::for_devices(profile, members, shards, least, Some(512)).is_ok(), "{k}+{m}");
-            assert!(Geometry::for_devices(profile, members, shards, least - 4096 * u64::from(shards), Some(512)).is_err());
+            assert!(
+                Geometry::for_devices(profile, members, shards, least - 4096 * u64::from(shards), Some(512)).is_err()
+            );
         }
     }
 

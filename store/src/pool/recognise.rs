@@ -62,7 +62,11 @@ const MAGICS: [Magic; 24] = [
     magic(4086, b"SWAPSPACE2", "swap space"),
     magic(4086, b"SWAP-SPACE", "swap space"),
     magic(65526, b"SWAPSPACE2", "swap space"),
-    magic(4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", "a bcache or bcachefs device"),
+    magic(
+        4096 + 24,
+        b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81",
+        "a bcache or bcachefs device",
+    ),
     magic(4096 + 24, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", "a bcachefs file system"),
     magic(1024, b"\x10\x20\xf5\xf2", "an F2FS file system"),
     magic(0, b"bluestore block device", "a Ceph OSD (BlueStore)"),
@@ -93,7 +97,12 @@ fn contents(head: &[u8], tail: &[u8], tail_at: u64, len: u64) -> Contents {
     let known = ext(head)
         .or_else(|| lvm(head))
         .or_else(|| zfs(head, tail))
-        .or_else(|| MAGICS.iter().find(|magic| at(head, magic.at, magic.bytes.len()) == Some(magic.bytes)).map(|m| m.name.into()))
+        .or_else(|| {
+            MAGICS
+                .iter()
+                .find(|magic| at(head, magic.at, magic.bytes.len()) == Some(magic.bytes))
+                .map(|m| m.name.into())
+        })
         .or_else(|| at_the_end(tail, tail_at, len))
         .or_else(|| partition_table(head, tail, tail_at, len));
     match known {
@@ -127,7 +136,8 @@ fn lvm(head: &[u8]) -> Option<String> {
 /// Uberblocks, in the labels at either end.
 fn zfs(head: &[u8], tail: &[u8]) -> Option<String> {
     let magic = 0x00ba_b10c_u64;
-    let is_uberblock = |block: &[u8]| block.starts_with(&magic.to_le_bytes()) || block.starts_with(&magic.to_be_bytes());
+    let is_uberblock =
+        |block: &[u8]| block.starts_with(&magic.to_le_bytes()) || block.starts_with(&magic.to_be_bytes());
     let labels = [head.get(..256 << 10), tail.len().checked_sub(256 << 10).and_then(|at| tail.get(at..))];
     let found = labels.into_iter().flatten().any(|label| label.chunks(1024).skip(128).any(is_uberblock));
     found.then(|| "a member of a ZFS pool".to_owned())
@@ -135,9 +145,7 @@ fn zfs(head: &[u8], tail: &[u8]) -> Option<String> {
 
 /// What stands at the end of a device.
 fn at_the_end(tail: &[u8], tail_at: u64, len: u64) -> Option<String> {
-    let read = |offset: u64, count: usize| {
-        at(tail, usize::try_from(offset.checked_sub(tail_at)?).ok()?, count)
-    };
+    let read = |offset: u64, count: usize| at(tail, usize::try_from(offset.checked_sub(tail_at)?).ok()?, count);
     let md = Some(&b"\xfc\x4e\x2b\xa9"[..]);
     let sectors = len / 512;
     if read(sectors.saturating_sub(16) / 8 * 8 * 512, 4) == md {

@@ -93,7 +93,9 @@ pub fn replace(path: &Path, pool: &[PathBuf], options: &ReplaceOptions) -> Resul
         .or_else(|| members.labels.get(usize::from(member))?.as_ref().map(|(_, label)| label.device))
         .unwrap_or_default();
 
-    if let Some((_, of)) = members.identities.iter().find(|(identity, _)| Identity::of(path).is_ok_and(|new| new == *identity)) {
+    if let Some((_, of)) =
+        members.identities.iter().find(|(identity, _)| Identity::of(path).is_ok_and(|new| new == *identity))
+    {
         return Err(PoolError::AlreadyMember { path: path.to_owned(), member: *of });
     }
     let device = New::open(path, &label, options)?;
@@ -216,7 +218,8 @@ impl Observed {
             this.identities.push((identity, member));
             let at = usize::from(member);
             // Of a device and the one that replaced it the latter has the place.
-            let newer = this.labels.get(at).and_then(Option::as_ref).is_none_or(|(_, held)| label.replaces == held.device);
+            let newer =
+                this.labels.get(at).and_then(Option::as_ref).is_none_or(|(_, held)| label.replaces == held.device);
             if newer && let (Some(slot), Some(name)) = (this.labels.get_mut(at), this.paths.get_mut(at)) {
                 *slot = Some((file, label));
                 *name = path;

@@ -2,7 +2,12 @@
 
 use kvof_kv::Key;
 
-use super::{Check, Depth, Report, Subject, devices, fate::Lost, read::{Payload, Reader}, scan::{Scan, chosen}};
+use super::{
+    Check, Depth, Report, Subject, devices,
+    fate::Lost,
+    read::{Payload, Reader},
+    scan::{Scan, chosen},
+};
 use crate::{
     checksum::crc32c,
     device::BlockIo,

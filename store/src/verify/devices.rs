@@ -12,7 +12,12 @@ pub(super) fn labels(io: &mut dyn BlockIo, subject: &Subject, report: &mut Repor
     for (member, device) in (0u16..).zip(&subject.devices) {
         let spot = Spot { member: Some(member), ..Spot::default() };
         let Some(device) = device.filter(|_| io.is_present(member)) else {
-            report.add(Finding::new(Kind::DeviceMissing, Severity::Repairable, spot, "its device is missing".to_owned()));
+            report.add(Finding::new(
+                Kind::DeviceMissing,
+                Severity::Repairable,
+                spot,
+                "its device is missing".to_owned(),
+            ));
             continue;
         };
         let mut whole = 0;
@@ -42,10 +47,17 @@ pub(super) fn labels(io: &mut dyn BlockIo, subject: &Subject, report: &mut Repor
 }
 
 /// Checks all copies of a shard's superblock; the one that counts.
-pub(super) fn superblock(io: &mut dyn BlockIo, subject: &Subject, shard: u16, report: &mut Report) -> Option<Superblock> {
+pub(super) fn superblock(
+    io: &mut dyn BlockIo,
+    subject: &Subject,
+    shard: u16,
+    report: &mut Report,
+) -> Option<Superblock> {
     let geometry = &subject.geometry;
     let mut found: Vec<(u16, u64, Result<Superblock, String>)> = Vec::new();
-    for member in (0..io.members()).filter(|member| subject.devices.get(usize::from(*member)).is_some_and(Option::is_some)) {
+    for member in
+        (0..io.members()).filter(|member| subject.devices.get(usize::from(*member)).is_some_and(Option::is_some))
+    {
         for slot in 0..2 {
             let mut bytes = vec![0; SUPERBLOCK_LEN];
             let read = io.read(member, geometry.superblock(shard, slot), &mut bytes);
@@ -79,10 +91,15 @@ pub(super) fn superblock(io: &mut dyn BlockIo, subject: &Subject, shard: u16, re
         let Some(device) = subject.devices.get(usize::from(member)).copied().flatten() else { continue };
         match known.state {
             _ if device != known.device => {
-                report.add(finding(Kind::DeviceOther, "it is not the device that the superblock has in this place".to_owned()));
+                report.add(finding(
+                    Kind::DeviceOther,
+                    "it is not the device that the superblock has in this place".to_owned(),
+                ));
                 continue;
             }
-            MemberState::Failed => report.add(finding(Kind::DeviceFailed, "it has failed: nothing on it counts".to_owned())),
+            MemberState::Failed => {
+                report.add(finding(Kind::DeviceFailed, "it has failed: nothing on it counts".to_owned()))
+            }
             MemberState::Rebuilding { rebuilt } => {
                 let what = format!("it is being filled: groups below {rebuilt} of {} are complete", geometry.groups());
                 report.add(finding(Kind::DeviceRebuilding, what));

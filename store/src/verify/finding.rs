@@ -142,7 +142,9 @@ impl Kind {
             (_, Severity::Note) => "nothing needs to be done",
             (Self::DeviceMissing, _) => "bring the device back, or replace it (`kvof replace`)",
             (Self::DeviceOther, _) => "it is filled when the pool is opened for use",
-            (Self::DeviceFailed, _) => "it is filled again when the pool is opened with it; if it fails again, replace it",
+            (Self::DeviceFailed, _) => {
+                "it is filled again when the pool is opened with it; if it fails again, replace it"
+            }
             (Self::DeviceRebuilding, _) => "the rebuild goes on when the pool is opened for use",
             (Self::Label, _) => "it is written again when the pool is opened for use",
             (Self::Superblock, _) => "it is written again when the pool is opened for use",
@@ -157,7 +159,9 @@ impl Kind {
             }
             (Self::Checkpoint, _) => "the next start recovers from the log instead",
             (Self::Stale, _) => "a scrub overwrites it",
-            _ => "bring back a device that is missing if it had these; else these values are lost: delete them, or store them again",
+            _ => {
+                "bring back a device that is missing if it had these; else these values are lost: delete them, or store them again"
+            }
         }
     }
 }

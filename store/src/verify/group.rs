@@ -1,9 +1,12 @@
 //! One group: its headers, its footer, and that they agree.
 
-use super::{Check, Kind, Severity, read::Payload, scan::{Scan, chosen}, stripe::Contents};
-use crate::format::{
-    ENTRY_LEN, Entry, STRIPE_REF_LEN, StripeHeader, StripeKind, StripeRef,
+use super::{
+    Check, Kind, Severity,
+    read::Payload,
+    scan::{Scan, chosen},
+    stripe::Contents,
 };
+use crate::format::{ENTRY_LEN, Entry, STRIPE_REF_LEN, StripeHeader, StripeKind, StripeRef};
 
 /// What a footer says.
 #[derive(Debug)]
@@ -133,7 +136,10 @@ impl Check<'_> {
         let end = stripes.last().map_or(0, |last| u64::from(last.row) + u64::from(last.rows) + 1);
         let body = u64::from(header.row - header.rows);
         if overlap || end > header.used.into() || u64::from(header.used) > body {
-            let what = format!("its stripes reach row {end}, {} rows are used, its own payload begins in row {body}", header.used);
+            let what = format!(
+                "its stripes reach row {end}, {} rows are used, its own payload begins in row {body}",
+                header.used
+            );
             self.add(Kind::FooterDisagrees, Severity::Loss, spot, what);
             return None;
         }
@@ -152,7 +158,11 @@ impl Check<'_> {
             .filter(|entry| (row..end).contains(&geometry.resolve(entry.location).1))
             .copied()
             .collect();
-        let name = if self.reader.geometry().m() == 0 { "the stripe header is" } else { "all copies of the stripe header are" };
+        let name = if self.reader.geometry().m() == 0 {
+            "the stripe header is"
+        } else {
+            "all copies of the stripe header are"
+        };
         let Some(reference) = reference else {
             let what = format!("{name} damaged, and {} records that stand in it", inside.len());
             self.add(Kind::HeaderLost, Severity::Repairable, spot, what);

@@ -220,7 +220,8 @@ impl Check<'_> {
     /// What people call the record of an entry.
     fn name(&self, entry: &Entry) -> RecordName {
         let known = self.superblock().namespaces.get(usize::from(entry.slot));
-        let namespace = known.filter(|known| known.used && known.generation == entry.generation).map(|known| known.uuid);
+        let namespace =
+            known.filter(|known| known.used && known.generation == entry.generation).map(|known| known.uuid);
         RecordName { namespace, slot: entry.slot, key: entry.key, sequence: entry.sequence, len: entry.len }
     }
 }

@@ -56,7 +56,9 @@ impl Check<'_> {
         let incarnation = first.as_ref().map(|first| first.incarnation);
         if first.as_ref().is_some_and(|first| first.kind == StripeKind::Freed) {
             let older = |copy: &HeaderCopy| {
-                copy.found.as_ref().is_ok_and(|(h, _)| h.kind != StripeKind::Freed && Some(h.incarnation) == incarnation)
+                copy.found
+                    .as_ref()
+                    .is_ok_and(|(h, _)| h.kind != StripeKind::Freed && Some(h.incarnation) == incarnation)
             };
             if copies.iter().any(older) {
                 let what = "it was being freed: not all copies of its first header say so".to_owned();
@@ -133,7 +135,11 @@ impl Check<'_> {
             }
             let next = newer.first.as_ref().map_or(u64::MAX, |first| first.stripe);
             if older.last_stripe() >= next {
-                let what = format!("its first stripe is {next}, but group {}, which is older, goes up to {}", older.group, older.last_stripe());
+                let what = format!(
+                    "its first stripe is {next}, but group {}, which is older, goes up to {}",
+                    older.group,
+                    older.last_stripe()
+                );
                 self.add(Kind::Inconsistent, Severity::Loss, self.spot(newer.group, None), what);
             }
         }
@@ -161,13 +167,15 @@ impl Check<'_> {
             if scan.footer.is_some() || scan.kind != StripeKind::Data || !scan.beyond.is_empty() {
                 continue;
             }
-            let next = by_age.get(n + 1..).unwrap_or_default().iter().find_map(|newer| Some(newer.first.as_ref()?.stripe));
+            let next =
+                by_age.get(n + 1..).unwrap_or_default().iter().find_map(|newer| Some(newer.first.as_ref()?.stripe));
             let durable = next.unwrap_or(u64::MAX).min(self.committed + 1);
             let missing = durable.saturating_sub(scan.last_stripe() + 1);
             let spot = self.spot(scan.group, None);
             match missing {
                 _ if scan.erased => {
-                    let what = "it was about to be freed: its footer says that it is freed, and row 0 does not yet".to_owned();
+                    let what =
+                        "it was about to be freed: its footer says that it is freed, and row 0 does not yet".to_owned();
                     self.add(Kind::Stale, Severity::Note, spot, what);
                 }
                 0 if self.superblock().clean => {

@@ -9,8 +9,8 @@ use crate::{
     checksum::Crc32c,
     ec::ErasureCode as _,
     format::{
-        ENTRY_LEN, Entry, EntryKind, HEADER_LEN, PAGE, RecordContext, StripeHeader, TRAILER_LEN, record_crc, record_len,
-        trailer_at,
+        ENTRY_LEN, Entry, EntryKind, HEADER_LEN, PAGE, RecordContext, StripeHeader, TRAILER_LEN, record_crc,
+        record_len, trailer_at,
     },
 };
 
@@ -45,7 +45,10 @@ impl Check<'_> {
         };
         self.count(&found);
         if lost {
-            found.iter().filter(|e| e.kind == EntryKind::Value).for_each(|e| self.lost.add(e, spot, "its stripe is lost"));
+            found
+                .iter()
+                .filter(|e| e.kind == EntryKind::Value)
+                .for_each(|e| self.lost.add(e, spot, "its stripe is lost"));
         }
         let records: Vec<Entry> = found.iter().filter(|entry| entry.kind == EntryKind::Value).copied().collect();
         if header.rows == 0 {
@@ -108,7 +111,10 @@ impl Check<'_> {
             let crc = payload.crc.as_ref().and_then(|crc| crc.get(*column));
             if crc.is_some_and(|crc| *crc != crate::checksum::crc32c(bytes)) {
                 if tell {
-                    let what = format!("column {column} does not come out of the others as its checksum says ({})", names.join("; "));
+                    let what = format!(
+                        "column {column} does not come out of the others as its checksum says ({})",
+                        names.join("; ")
+                    );
                     self.add(Kind::StripeLost, Severity::Repairable, spot, what);
                 }
                 return None;
@@ -214,9 +220,15 @@ impl Check<'_> {
             skip = skip.saturating_sub(piece.len());
             trailer.extend_from_slice(rest);
         }
-        let context = RecordContext { secret: self.reader.subject.secret, shard: self.reader.shard, group, incarnation };
+        let context =
+            RecordContext { secret: self.reader.subject.secret, shard: self.reader.shard, group, incarnation };
         if record_crc(crc.finish(), &context, entry) != entry.crc {
-            self.bad_record(group, row, entry, "its checksum does not match, though that of its stripe does".to_owned());
+            self.bad_record(
+                group,
+                row,
+                entry,
+                "its checksum does not match, though that of its stripe does".to_owned(),
+            );
         } else if trailer != zerocopy::IntoBytes::as_bytes(&entry.trailer()) {
             self.bad_record(group, row, entry, "its trailer does not agree with its entry".to_owned());
         }

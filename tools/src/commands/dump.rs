@@ -103,8 +103,9 @@ fn shards(args: &DumpArgs, subject: &Subject) -> Vec<u16> {
 }
 
 fn browser<'a>(io: &'a mut PoolIo, subject: &'a Subject, shard: u16) -> Result<Browser<'a>> {
-    Browser::new(io, subject, shard)
-        .ok_or_else(|| coded(Exit::Check, format!("no device has a whole superblock of shard {shard}; see `kvof verify`")))
+    Browser::new(io, subject, shard).ok_or_else(|| {
+        coded(Exit::Check, format!("no device has a whole superblock of shard {shard}; see `kvof verify`"))
+    })
 }
 
 #[derive(Serialize, Default)]
@@ -218,8 +219,12 @@ fn labels(devices: &PoolDevices, document: &mut Document, output: &mut Output) -
         return Ok(());
     }
     output.line(section(devices.label(), false))?;
-    let mut table =
-        Table::new(&[("\nMEMBER", Align::Right), ("DEVICE", Align::Left), ("PATH", Align::Left), ("REPLACES", Align::Left)]);
+    let mut table = Table::new(&[
+        ("\nMEMBER", Align::Right),
+        ("DEVICE", Align::Left),
+        ("PATH", Align::Left),
+        ("REPLACES", Align::Left),
+    ]);
     for label in &document.labels {
         table.row(vec![
             label.member.to_string(),
@@ -469,7 +474,10 @@ fn record(args: &DumpArgs, key: Key, subject: &Subject, io: &mut PoolIo, output:
         [one] => *one,
         several => {
             let names: Vec<String> = several.iter().map(|(_, namespace, ..)| namespace.to_string()).collect();
-            return Err(usage(format!("{key} is in several namespaces: {}; say which with --namespace", names.join(", "))));
+            return Err(usage(format!(
+                "{key} is in several namespaces: {}; say which with --namespace",
+                names.join(", ")
+            )));
         }
     };
     let value = browser(io, subject, shard)?.value(group, &entry);

@@ -118,10 +118,8 @@ fn document(formatted: &Formatted, dry_run: bool) -> Document {
     if dry_run {
         pool.forget_identity();
     }
-    let memory = |value_bytes| IndexDocument {
-        value_bytes,
-        memory_bytes: index_memory(&formatted.label.geometry, value_bytes),
-    };
+    let memory =
+        |value_bytes| IndexDocument { value_bytes, memory_bytes: index_memory(&formatted.label.geometry, value_bytes) };
     let devices = formatted.devices.iter().enumerate().map(|(member, device)| DeviceDocument {
         member,
         path: path(&device.path),
@@ -141,7 +139,8 @@ fn document(formatted: &Formatted, dry_run: bool) -> Document {
 
 fn show(formatted: &Formatted, dry_run: bool, output: &mut Output) -> Result<()> {
     let label = &formatted.label;
-    let memory = INDEX_AT.map(|len| format!("{} with values of {}", size(index_memory(&label.geometry, len)), size(len)));
+    let memory =
+        INDEX_AT.map(|len| format!("{} with values of {}", size(index_memory(&label.geometry, len)), size(len)));
     output.line(section(label, dry_run).field("index when full", memory.join(", ")))?;
     let mut table = Table::new(&[
         ("\nMEMBER", Align::Right),

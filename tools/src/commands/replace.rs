@@ -58,8 +58,7 @@ struct Document {
 }
 
 pub(crate) fn run(args: &ReplaceArgs, output: &mut Output) -> Result<Exit> {
-    let options =
-        ReplaceOptions { member: args.member, size: args.size, force: args.force, dry_run: args.dry_run };
+    let options = ReplaceOptions { member: args.member, size: args.size, force: args.force, dry_run: args.dry_run };
     let replaced = pool::replace(&args.new, &args.pool, &options).map_err(|error| pool_error(&error))?;
     warn(&replaced.problems);
     let label = &replaced.label;
@@ -75,7 +74,8 @@ pub(crate) fn run(args: &ReplaceArgs, output: &mut Output) -> Result<Exit> {
     };
     let verb = if args.dry_run { "would take" } else { "takes" };
     let held = replaced.held.map(|held| format!("; it held {held}")).unwrap_or_default();
-    let unused = if replaced.unused > 0 { format!("; {} of it stay unused", size(replaced.unused)) } else { String::new() };
+    let unused =
+        if replaced.unused > 0 { format!("; {} of it stay unused", size(replaced.unused)) } else { String::new() };
     let next = if args.dry_run {
         "nothing was changed (--dry-run)"
     } else {

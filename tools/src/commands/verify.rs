@@ -230,7 +230,13 @@ fn document(devices: &PoolDevices, report: &Report, depth: Depth, seconds: f64) 
     }
 }
 
-fn show(args: &VerifyArgs, devices: &PoolDevices, report: &Report, started: Instant, output: &mut Output) -> Result<()> {
+fn show(
+    args: &VerifyArgs,
+    devices: &PoolDevices,
+    report: &Report,
+    started: Instant,
+    output: &mut Output,
+) -> Result<()> {
     output.line(section(devices.label(), false))?;
     output.line("")?;
     let mut findings: Vec<&Finding> = report.findings.iter().collect();
