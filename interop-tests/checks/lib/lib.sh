@@ -100,6 +100,69 @@ target_gone() { ! target_runs; }
 # target_logged REGEX: since this check began.
 target_logged() { tail -c "+$(( $(<"$work/target-log-start") + 1 ))" "$target_log" | grep -qE -- "$1"; }
 
+# --- pools
+
+pool_subsystem=nqn.2026-01.org.example:pool
+
+# pool_config DEVICE...: a configuration of its own with a KV namespace on a pool of these devices, which the target serves from its next
+# start in this check. `pool_settings` may hold more lines for the pool.
+pool_config() {
+    config=$work/pool.toml
+    local device devices=
+    for device; do devices+=", \"$device\""; done
+    cat >"$config" <<TOML
+[reactor]
+busy_poll = "0s"
+memory = "64MiB"
+
+[limits]
+transfer = "1MiB"
+
+[[port]]
+address = "127.0.0.1:4420"
+
+[[pool]]
+name = "flash"
+devices = [${devices#, }]
+${pool_settings:-}
+
+[[subsystem]]
+nqn = "$pool_subsystem"
+allowed_hosts = "any"
+
+[[subsystem.namespace]]
+nsid = 1
+kind = "kv"
+storage = "pool:flash"
+size = "${pool_size:-128MiB}"
+max_value_size = "1MiB"
+TOML
+}
+
+# dm_create NAME DEVICE: a device-mapper device that passes everything on, /dev/mapper/NAME.
+dm_create() { DM_DISABLE_UDEV=1 dmsetup create "$1" --table "0 $(blockdev --getsz "$2") linear $2 0"; }
+
+# dm_change NAME TABLE: in place, while it is open; what is in flight fails or passes with the old table.
+dm_change() {
+    DM_DISABLE_UDEV=1 dmsetup suspend --noflush --nolockfs "$1"
+    DM_DISABLE_UDEV=1 dmsetup reload "$1" --table "$2"
+    DM_DISABLE_UDEV=1 dmsetup resume "$1"
+}
+
+# dm_devices COUNT MEGABYTES: $devices are device-mapper devices over loop devices over files; $loops lie below them.
+dm_devices() {
+    local number loop
+    modprobe -a loop dm_mod
+    devices=() loops=()
+    mkdir -p "$work/disks"
+    for (( number = 0; number < $1; number++ )); do
+        truncate -s "$2M" "$work/disks/$number"
+        loop=$(losetup --direct-io=off -f --show "$work/disks/$number")
+        dm_create "disk$number" "$loop"
+        loops+=("$loop") devices+=("/dev/mapper/disk$number")
+    done
+}
+
 # --- the kernel's host
 
 # connect SUBSYSTEM [nvme connect's options]: $ctrl is the controller's name (nvme0) once it is live and scanned.
