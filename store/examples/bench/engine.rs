@@ -120,13 +120,11 @@ impl Engine {
             rebuild_rate: 1,
             scrub_rate: 0,
         };
-        let (mut keys, mut read) = (0, 0);
+        let mut read = 0;
         let uuids = devices.uuids();
-        let mut volume = Volume::open(config, &uuids, &mut devices, &mut |progress| {
-            keys = progress.keys;
-            read = progress.read;
-        })?;
+        let mut volume = Volume::open(config, &uuids, &mut devices, &mut |progress| read = progress.read)?;
         let elapsed = started.elapsed();
+        let keys = volume.stats().keys;
         let limits = KvLimits { kvkml: 16, kvvml: 2 << 20, mnks: 0, novg: 0 };
         let slot = volume.attach(NamespaceSpec {
             uuid: NAMESPACE,

@@ -18,6 +18,8 @@ const LEN: u32 = 1 << 20;
 const COUNT: u64 = 1024;
 /// Operations in flight.
 const DEPTH: usize = 16;
+/// Segments small enough that the number of groups in use is a fine measure.
+const SEGMENT: u64 = 2 << 20;
 /// Memory for the index where it is not the point.
 const INDEX: u64 = 64 << 20;
 
@@ -163,7 +165,7 @@ pub(crate) fn recovery(options: &Options, folder: &Path) -> Result<()> {
         "of what is stored, %",
         "bytes of index per key",
     ]);
-    for (len, keys) in [(100, keys), (LEN, COUNT)] {
+    for (len, keys) in [(100, keys), (LEN, 4 * COUNT)] {
         let bytes = keys * (u64::from(len) + 128);
         let files = Files::create(folder, 5, device_bytes(bytes, 4))?;
         files.format("4+1", None)?;
@@ -223,14 +225,13 @@ pub(crate) fn space(folder: &Path) -> Result<()> {
     for (len, count) in [(100, 20_000), (4096, 8192), (65536, 2048), (1 << 20, 256)] {
         for depth in [1, 32] {
             let bytes = count * u64::from(len);
-            // Small groups, so that the number of those in use is a fine measure.
             let files = Files::create(folder, 5, 512 << 20)?;
-            files.format("4+1", Some(1 << 20).filter(|_| len < 1 << 20).or(Some(2 << 20)))?;
+            files.format("4+1", Some(SEGMENT))?;
             let (mut engine, _) = Engine::open(&files.paths, Durability::Device, INDEX)?;
             engine.run(depth, Fill::InPlace, stores(len, count))?;
             let stats = engine.stats();
             engine.close()?;
-            let room = stats.capacity as f64 / f64::from(stats.groups) * f64::from(stats.groups - stats.groups_free);
+            let room = f64::from(stats.groups - stats.groups_free) * 4.0 * SEGMENT as f64;
             table.row(vec![
                 size(len.into()),
                 depth.to_string(),

@@ -90,7 +90,12 @@ impl Pool {
     /// Its part of the target's configuration.
     pub(crate) fn config(&self) -> String {
         let devices: Vec<String> = self.paths.iter().map(|path| format!("{:?}", path.display().to_string())).collect();
-        format!("\n[[pool]]\nname = \"{}\"\ndevices = [{}]\n", self.name, devices.join(", "))
+        format!(
+            "\n[[pool]]\nname = \"{}\"\ndevices = [{}]\nindex_memory = \"16MiB\"\ntier = \"8MiB\"\nread_ahead = \"4MiB\"\n\
+             rebuild_rate = 0\nscrub_rate = \"64MiB\"\n",
+            self.name,
+            devices.join(", ")
+        )
     }
 
     /// A namespace on it.
@@ -212,8 +217,12 @@ impl Pool {
     }
 
     fn replace(&self, member: usize) -> Result<()> {
-        let _ = member;
-        bail!("not written")
+        let (size, number) = (self.device_bytes.to_string(), member.to_string());
+        let new = self.paths[member].display().to_string();
+        let mut arguments = vec!["replace", &new, "--member", &number, "--size", &size, "--pool"];
+        let others: Vec<String> = self.paths.iter().map(|path| path.display().to_string()).collect();
+        arguments.extend(others.iter().map(String::as_str).filter(|path| *path != new));
+        self.kvof(&arguments).map(drop)
     }
 
     fn kvof(&self, arguments: &[&str]) -> Result<String> {
