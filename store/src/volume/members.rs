@@ -31,6 +31,8 @@ pub(super) struct MemberRuntime {
 pub(super) struct SuperblockWriter {
     /// The superblock was changed since it was last written.
     pub(super) dirty: bool,
+    /// It is to be written once more, to the other slot.
+    pub(super) again: bool,
     /// Operations in flight.
     left: usize,
 }
@@ -38,7 +40,7 @@ pub(super) struct SuperblockWriter {
 impl SuperblockWriter {
     /// Whether what the superblock says is durable.
     pub(super) const fn is_settled(&self) -> bool {
-        !self.dirty && self.left == 0
+        !self.dirty && !self.again && self.left == 0
     }
 }
 
@@ -92,8 +94,12 @@ impl Volume {
     }
 
     /// A failed device is there again, or another one has taken its place. It is filled in the background; until then what
-    /// it has counts group by group. No effect on a device that has not failed.
+    /// it has counts group by group. No effect if the very device has not failed.
     pub fn device_returned(&mut self, member: u16, device: Uuid) {
+        let known = self.superblock.members.get(usize::from(member)).map(|known| known.device);
+        if known.is_some_and(|known| known != device) {
+            self.fail_member(member, "another device has taken its place");
+        }
         let since = self.incarnation + 1;
         let Some(state) = self.superblock.members.get_mut(usize::from(member)) else { return };
         if state.state != MemberState::Failed || self.read_only.is_some() {
@@ -120,7 +126,8 @@ impl Volume {
         let rebuilding = |state| matches!(state, MemberState::Rebuilding { .. });
         let Some(member) = self.superblock.members.iter().position(|member| rebuilding(member.state)) else { return };
         let from = self.members.get(member).map_or(0, |member| member.rebuilt);
-        self.rebuild = Some(Rebuild::new(member as u16, from, self.now));
+        self.rebuilds += 1;
+        self.rebuild = Some(Rebuild::new(self.rebuilds, member as u16, from, self.now));
     }
 
     pub(super) fn write_completed(&mut self, member: u16) {
@@ -150,6 +157,10 @@ impl Volume {
                 state.flushing = Some(state.completed);
                 self.request(Op::Flush { member }, member, DeviceOp::Flush);
             }
+        }
+        let writer = &mut self.superblock_writer;
+        if writer.left == 0 && !writer.dirty && writer.again {
+            (writer.dirty, writer.again) = (true, false);
         }
         if self.superblock_writer.dirty && self.superblock_writer.left == 0 {
             self.write_superblock();

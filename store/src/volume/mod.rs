@@ -145,8 +145,8 @@ pub struct Volume {
     /// Groups that cannot be cleaned, since something in them cannot be read.
     stuck: BTreeSet<u32>,
     rebuild: Option<Rebuild>,
-    /// The free group whose headers are being erased on the device that is being filled.
-    erasing_free: Option<u32>,
+    /// Rebuilds that were started.
+    rebuilds: u64,
     scrub: Option<Scrub>,
     scrub_due: Duration,
     /// Stripes that a read found damaged.
@@ -170,7 +170,7 @@ enum Op {
     Fetch { fetch: usize, part: usize },
     Task { task: usize, piece: usize, member: u16 },
     Erase { member: u16 },
-    EraseFree { member: u16 },
+    EraseFree { member: u16, group: u32, serial: u64 },
 }
 
 /// A namespace and its keys in this volume.
@@ -387,7 +387,9 @@ impl Volume {
             }
             (Op::Task { task, member, .. }, DeviceDone::Write(result)) => self.task_written(task, member, result),
             (Op::Erase { member }, DeviceDone::Write(result)) => self.erased(member, result),
-            (Op::EraseFree { member }, DeviceDone::Write(result)) => self.free_erased(member, result),
+            (Op::EraseFree { member, group, serial }, DeviceDone::Write(result)) => {
+                self.free_erased(serial, member, group, result);
+            }
             (op, _) => {
                 // A driver answers each operation in kind; one that does not cannot be trusted with more.
                 self.set_read_only(format!("an answer does not match its operation: {op:?}"));

@@ -17,6 +17,8 @@ const SAVE_EVERY: u32 = 64;
 /// A rebuild that is running.
 #[derive(Debug)]
 pub(super) struct Rebuild {
+    /// Tells what one rebuild asked for from what another did.
+    pub(super) serial: u64,
     pub(super) member: u16,
     /// Groups below this are complete.
     pub(super) group: u32,
@@ -34,8 +36,9 @@ pub(super) struct Rebuild {
 }
 
 impl Rebuild {
-    pub(super) const fn new(member: u16, group: u32, now: Duration) -> Self {
+    pub(super) const fn new(serial: u64, member: u16, group: u32, now: Duration) -> Self {
         Self {
+            serial,
             member,
             group,
             row: 0,
@@ -67,6 +70,7 @@ impl Volume {
             return false;
         }
         let (member, number) = (rebuild.member, rebuild.group);
+        let serial = rebuild.serial;
         let Some(group) = self.groups.get(number as usize) else { return self.finish_rebuild() };
         let since = self.superblock.members.get(usize::from(member)).map_or(0, |member| member.since);
         if self.geometry().column(number, member).is_none() {
@@ -77,7 +81,7 @@ impl Volume {
                 if rebuild.incarnation == Some(0) {
                     return rebuild.in_flight == 0 && self.group_rebuilt();
                 }
-                rebuild.in_flight == 0 && self.erase_free(member, number)
+                rebuild.in_flight == 0 && group.pins == 0 && self.erase_free(serial, member, number)
             }
             GroupState::Open | GroupState::Sealed if group.incarnation >= since => {
                 rebuild.in_flight == 0 && self.group_rebuilt()
@@ -94,11 +98,11 @@ impl Volume {
                 }
                 idle
             }
-            GroupState::Sealed => self.rebuild_stripe(member, number),
+            GroupState::Sealed => self.rebuild_stripe(serial, member, number),
         }
     }
 
-    fn rebuild_stripe(&mut self, member: u16, number: u32) -> bool {
+    fn rebuild_stripe(&mut self, serial: u64, member: u16, number: u32) -> bool {
         let Some(rebuild) = &self.rebuild else { return false };
         let Some(group) = self.groups.get(number as usize) else { return false };
         let (stripe, footer) = match group.stripe_at(rebuild.row) {
@@ -109,7 +113,7 @@ impl Volume {
                 None => return false,
             },
         };
-        if !self.start_task(Why::Rebuild(member), number, stripe, footer) {
+        if !self.start_task(Why::Rebuild(member, serial), number, stripe, footer) {
             return false;
         }
         if let Some(rebuild) = &mut self.rebuild {
@@ -123,10 +127,10 @@ impl Volume {
         true
     }
 
-    pub(super) fn stripe_rebuilt(&mut self, member: u16, outcome: &Outcome) {
+    pub(super) fn stripe_rebuilt(&mut self, serial: u64, outcome: &Outcome) {
         let rate = self.config.rebuild_rate;
         let now = self.now;
-        let Some(rebuild) = self.rebuild.as_mut().filter(|rebuild| rebuild.member == member) else { return };
+        let Some(rebuild) = self.rebuild.as_mut().filter(|rebuild| rebuild.serial == serial) else { return };
         rebuild.in_flight = rebuild.in_flight.saturating_sub(1);
         rebuild.lost += u64::from(outcome.lost);
         if let Some(nanos) = (u128::from(outcome.bytes) * 1_000_000_000).checked_div(u128::from(rate)) {
@@ -136,7 +140,7 @@ impl Volume {
     }
 
     /// What a device has in the headers of a free group is from before: it must not be taken for a group.
-    fn erase_free(&mut self, member: u16, number: u32) -> bool {
+    fn erase_free(&mut self, serial: u64, member: u16, number: u32) -> bool {
         let geometry = self.geometry();
         let Some(zeros) = self.zeros.page() else { return false };
         let Some(column) = geometry.column(number, member) else { return false };
@@ -145,7 +149,7 @@ impl Volume {
             if geometry.header_columns(row).any(|header| header == column) {
                 let offset = geometry.offset(self.config.shard, number, column, row);
                 let bufs = vec![zeros.clone()];
-                self.request(Op::EraseFree { member }, member, DeviceOp::Write { offset, bufs });
+                self.request(Op::EraseFree { member, group: number, serial }, member, DeviceOp::Write { offset, bufs });
                 writes += 1;
             }
         }
@@ -157,19 +161,18 @@ impl Volume {
             rebuild.incarnation = Some(0);
             rebuild.in_flight += writes;
         }
-        self.erasing_free = Some(number);
         true
     }
 
-    pub(super) fn free_erased(&mut self, member: u16, result: io::Result<()>) {
-        if let Some(group) = self.erasing_free.and_then(|number| self.groups.get_mut(number as usize)) {
+    pub(super) fn free_erased(&mut self, serial: u64, member: u16, group: u32, result: io::Result<()>) {
+        if let Some(group) = self.groups.get_mut(group as usize) {
             group.pins = group.pins.saturating_sub(1);
         }
         match result {
             Ok(()) => self.write_completed(member),
             Err(error) => self.fail_member(member, &format!("a free group could not be erased: {error}")),
         }
-        if let Some(rebuild) = self.rebuild.as_mut().filter(|rebuild| rebuild.member == member) {
+        if let Some(rebuild) = self.rebuild.as_mut().filter(|rebuild| rebuild.serial == serial) {
             rebuild.in_flight = rebuild.in_flight.saturating_sub(1);
         }
     }

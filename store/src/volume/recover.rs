@@ -116,7 +116,7 @@ impl Volume {
             clean_rounds: 0,
             stuck: Default::default(),
             rebuild: None,
-            erasing_free: None,
+            rebuilds: 0,
             scrub: None,
             scrub_due: Duration::ZERO,
             repairs: Default::default(),

@@ -26,6 +26,8 @@ pub(super) struct Scrub {
 impl Volume {
     pub(super) fn start_scrub(&mut self) {
         if self.scrub.is_none() && !self.draining {
+            // Both slots of the superblock, on all devices.
+            (self.superblock_writer.dirty, self.superblock_writer.again) = (true, true);
             let next_at = self.now;
             self.scrub =
                 Some(Scrub { group: 0, row: 0, footer_done: false, in_flight: false, next_at, damaged: 0, lost: 0 });

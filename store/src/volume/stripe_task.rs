@@ -20,8 +20,14 @@ pub(super) enum Why {
     Scrub,
     /// A read found it damaged.
     Repair,
-    /// This device is being filled.
-    Rebuild(u16),
+    /// This device is being filled, by this rebuild.
+    Rebuild(u16, u64),
+}
+
+impl Why {
+    fn fills(self, member: u16) -> bool {
+        matches!(self, Self::Rebuild(filled, _) if filled == member)
+    }
 }
 
 /// A stripe that is being read or repaired.
@@ -86,7 +92,7 @@ impl Volume {
         let geometry = self.geometry();
         let readable = |column: &usize| {
             let member = geometry.member(group, *column);
-            self.is_trusted(member, group) && why != Why::Rebuild(member)
+            self.is_trusted(member, group) && !why.fills(member)
         };
         let copies: Vec<usize> = geometry.header_columns(stripe.row).filter(readable).collect();
         let payload = (0..usize::from(stripe.width)).chain(geometry.k()..geometry.width());
@@ -185,7 +191,7 @@ impl Volume {
         let (header, page) = copies.iter().flatten().find_map(|page| Some((right(page)?, page)))?;
         let writable = |column: usize| {
             let member = geometry.member(group, column);
-            task.why == Why::Rebuild(member) || self.is_trusted(member, group)
+            task.why.fills(member) || self.is_trusted(member, group)
         };
         let mut damaged = 0;
         let mut fixes = Vec::new();
@@ -264,7 +270,7 @@ impl Volume {
         }
         let outcome = task.outcome;
         self.stats.damaged += outcome.damaged;
-        if !matches!(task.why, Why::Rebuild(_)) {
+        if !matches!(task.why, Why::Rebuild(..)) {
             self.stats.repaired += outcome.damaged.min(outcome.repaired);
         }
         if outcome.lost && !matches!(task.why, Why::Footer) {
@@ -287,7 +293,7 @@ impl Volume {
             Why::Footer => self.footer_read(task.group, outcome),
             Why::Scrub => self.scrubbed(&outcome),
             Why::Repair => self.repairing = false,
-            Why::Rebuild(member) => self.stripe_rebuilt(member, &outcome),
+            Why::Rebuild(_, serial) => self.stripe_rebuilt(serial, &outcome),
         }
     }
 }
