@@ -235,24 +235,22 @@ fn carry_out(
     made: &mut Vec<PathBuf>,
     remarks: &mut Vec<Problem>,
 ) -> Result<(), PoolError> {
-    let mut files = Vec::with_capacity(plans.len());
+    let mut files: Vec<DiskFile> = Vec::with_capacity(plans.len());
+    let mut identities: Vec<Identity> = Vec::new();
     for plan in plans.iter_mut() {
+        // Two names of a file that did not exist are one file, once it does.
+        let first = Identity::of(&plan.path).ok().and_then(|new| identities.iter().position(|other| *other == new));
+        if let Some(first) = first.and_then(|first| files.get(first)) {
+            return Err(PoolError::SameDevice { first: first.path().to_owned(), second: plan.path.clone() });
+        }
         let file = plan.ready(made)?;
         if !file.is_direct() {
-            let why = "its file system has no direct I/O: it will be read and written through the page cache, which is slower";
+            let why = "its file system has no direct I/O: it will be read and written through the page cache, which is \
+                       slower";
             remarks.push(Problem::remark(&plan.path, why.to_owned()));
         }
+        identities.push(Identity::of(&plan.path)?);
         files.push(file);
-    }
-    // Two names of a file that did not exist are one file now.
-    let mut identities: Vec<Identity> = Vec::new();
-    for plan in &*plans {
-        let identity = Identity::of(&plan.path)?;
-        if let Some(first) = identities.iter().position(|other| *other == identity) {
-            let first = plans.get(first).map(|first| first.path.clone()).unwrap_or_default();
-            return Err(PoolError::SameDevice { first, second: plan.path.clone() });
-        }
-        identities.push(identity);
     }
     for (file, plan) in files.iter().zip(&*plans) {
         if options.discard && plan.block {
