@@ -29,7 +29,15 @@ pub fn minimize(seed: u64, only: &Only, failed: &Outcome, mut tries: usize) -> (
 /// What sort of failure it is, so that one is not taken for another.
 fn kind(outcome: &Outcome) -> Option<&'static str> {
     const KINDS: [&str; 9] = [
-        "WRONG BYTES", "LOST", "no answer", "two writes", "Unrecovered", "there is room", "List of", "cannot be opened", "panic",
+        "WRONG BYTES",
+        "LOST",
+        "no answer",
+        "two writes",
+        "Unrecovered",
+        "there is room",
+        "List of",
+        "cannot be opened",
+        "panic",
     ];
     let error = outcome.result.as_ref().err()?;
     Some(KINDS.iter().find(|kind| error.contains(**kind)).copied().unwrap_or("other"))

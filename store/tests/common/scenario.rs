@@ -94,12 +94,14 @@ impl Scenario {
         let segments = groups.div_ceil(u64::from(members)) as u32 * u32::from(width);
         let geometry = Geometry::new(profile, members, shards, 256, segments).expect("a valid geometry");
         let mib = 1 << 20;
+        let tier = *rng.pick(&[0, 0, 256 << 10, 4 * mib as u64]).expect("some");
         let pool = PoolPlan {
             seed,
             geometry,
-            buffers: *rng.pick(&[8 * mib, 16 * mib, 64 * mib]).expect("some"),
+            // What the tiers keep stays in these buffers.
+            buffers: usize::from(shards) * tier as usize + *rng.pick(&[8 * mib, 16 * mib, 64 * mib]).expect("some"),
             scratch: *rng.pick(&[16 * mib, 32 * mib]).expect("some"),
-            tier: *rng.pick(&[0, 0, 256 << 10, 4 * mib as u64]).expect("some"),
+            tier,
             read_ahead: *rng.pick(&[0, 0, mib as u64]).expect("some"),
             rebuild_rate: *rng.pick(&[0, 0, 20 * mib as u64]).expect("some"),
             scrub_rate: *rng.pick(&[0, 0, 0, 50 * mib as u64]).expect("some"),
