@@ -17,7 +17,7 @@ use kvof_initiator::{
 use kvof_spec::log::{GetLogPageCmd, LogId, PoolFlags, PoolMemberState, PoolStatistics};
 use kvof_store::{
     ec::Profile,
-    pool::{FormatOptions, format},
+    pool::{FormatOptions, ReplaceOptions, format, replace},
 };
 use tempfile::TempDir;
 
@@ -483,6 +483,48 @@ fn a_missing_device_is_done_without_and_taken_back_on_reload() {
         let (name, value) = numbered(0, i);
         assert!(block_on(kv.retrieve_vec(key(&name))).unwrap() == value, "{name}");
     }
+}
+
+#[test]
+fn a_device_is_replaced_while_the_target_serves() {
+    let (folder, mut devices, start) = pool_folder((2, 1), 2);
+    let config = folder.path().join("target.toml");
+    let new = folder.path().join("new");
+    let mut process = start_pool(folder);
+    let (controller, kv) = connect(&process, 1);
+    let store = |range: std::ops::Range<usize>| {
+        for i in range {
+            let (name, value) = numbered(0, i);
+            put(&kv, &name, value).unwrap();
+        }
+    };
+    let reload = |process: &Process, devices: &[PathBuf]| {
+        fs::write(&config, format!("{}{start}", pool_table("flash", devices))).unwrap();
+        process.signal("HUP");
+    };
+    store(0..10);
+    // It is taken out of the configuration, and could be pulled now.
+    let old = devices.remove(0);
+    reload(&process, &devices);
+    process.wait_until("degraded", |_| statistics(&controller).flags().contains(PoolFlags::DEGRADED));
+    store(10..20);
+    replace(&new, &devices, &ReplaceOptions { size: Some(256 << 20), ..ReplaceOptions::default() }).unwrap();
+    fs::write(&old, "not a device any more").unwrap();
+    devices.push(new);
+    reload(&process, &devices);
+    process.wait_until("filled", |_| statistics(&controller).flags().is_empty());
+    store(20..30);
+    // The new device has what the others had.
+    fs::remove_file(devices.remove(0)).unwrap();
+    reload(&process, &devices);
+    process.wait_until("degraded", |_| statistics(&controller).flags().contains(PoolFlags::DEGRADED));
+    for i in 0..30 {
+        let (name, value) = numbered(0, i);
+        assert!(block_on(kv.retrieve_vec(key(&name))).unwrap() == value, "{name}");
+    }
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]

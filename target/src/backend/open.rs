@@ -75,6 +75,21 @@ pub enum OpenError {
         /// Why.
         source: PoolAttachError,
     },
+    /// The file of another namespace.
+    #[error(
+        "namespace {nsid}: {pool} belongs to the namespace with UUID {found}, this one has {expected}; correct the path or \
+         the UUID"
+    )]
+    OtherNamespace {
+        /// The namespace.
+        nsid: u32,
+        /// The file's pool.
+        pool: String,
+        /// UUID in the file.
+        found: String,
+        /// UUID of the namespace.
+        expected: String,
+    },
     /// The namespace lies in a pool, which its storage has to be opened through.
     #[error("namespace {nsid} lies in pool {pool}, which is not open")]
     NoPool {

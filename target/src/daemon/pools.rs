@@ -147,7 +147,7 @@ impl Pools {
         match handle.close(*volume) {
             Ok(()) => tracing::debug!(pool = name, shard, "volume closed"),
             Err(error) => {
-                tracing::warn!(pool = name, shard, %error, "not closed cleanly; it recovers at the next start")
+                tracing::warn!(pool = name, shard, %error, "not closed cleanly; it recovers at the next start");
             }
         }
         *missing = missing.saturating_sub(1);

@@ -114,6 +114,7 @@ impl Serving {
             .map(|ns| open(ns, &mut opened, cores, &pool))
             .collect::<Result<Vec<Parts>, OpenError>>()?;
         warn_of_overcommitment(&target.namespaces(), &opened);
+        tell_of_others(&target.namespaces(), &opened);
         let mut storage = Storage { pools: Vec::new(), parts };
         for (handle, parts) in opened.into_values().map(OpenPool::into_parts) {
             pools.add(handle);
@@ -282,6 +283,18 @@ fn open(
     };
     tracing::info!(nsid = ns.def.nsid, kind = ?Kind(ns), took = ?begin.elapsed(), "storage is open");
     Ok((ns.backend, parts))
+}
+
+/// Namespaces that the pools have and nobody serves: they take room.
+fn tell_of_others(namespaces: &[Arc<Namespace>], opened: &BTreeMap<String, OpenPool>) {
+    for (name, pool) in opened {
+        for (uuid, (keys, bytes)) in pool.namespaces() {
+            if !namespaces.iter().any(|ns| ns.def.uuid == uuid) {
+                let uuid = uuid::Uuid::from_bytes(uuid);
+                tracing::warn!(pool = name, %uuid, keys, bytes, "the pool has a namespace that is not in the configuration");
+            }
+        }
+    }
 }
 
 /// Shows a namespace's command set and what was found in it.

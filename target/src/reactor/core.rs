@@ -21,6 +21,8 @@ use crate::{
     transport::tcp::{Connection, TcpSettings},
 };
 
+/// How long storage may take to come to rest after the last connection, or after the time that connections had.
+const STORAGE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How soon a command that waits for memory tries again; memory may come back on another core, which does not tell.
@@ -543,12 +545,13 @@ impl Core {
         }
     }
 
-    /// Whether the core may stop: all connections are gone, on every core, since others may need this one's storage; and
-    /// the storage has been put away. Or it took too long.
+    /// Whether the core may stop: all connections are gone or had their time, on every core, since others may need this one's
+    /// storage; and the storage has come to rest. Or that took too long.
     fn may_end(&mut self) -> bool {
         let Some(deadline) = self.stopping else { return false };
+        let is_late = self.now >= deadline;
         if let Some(mine) = self.shared.at_rest.get(self.id) {
-            mine.store(self.conns.is_empty(), Ordering::Release);
+            mine.store(self.conns.is_empty() || is_late, Ordering::Release);
         }
         if self.shared.at_rest.iter().all(|core| core.load(Ordering::Acquire)) {
             for id in std::mem::take(&mut self.attached) {
@@ -561,7 +564,7 @@ impl Core {
                 return true;
             }
         }
-        self.now >= deadline
+        self.now >= deadline + STORAGE_PATIENCE
     }
 
     fn keys(&self) -> Vec<usize> {

@@ -357,8 +357,11 @@ impl Pool {
 
     fn section(&self) -> Section {
         let index = match self.index_bytes_per_key {
-            Some(each) => format!("{each:.1} B/key, {} for {} keys", size(self.index_bytes), self.keys),
-            None => "no keys".to_owned(),
+            // What an index has from the start says nothing of a key's share.
+            Some(each) if self.keys >= MANY_KEYS => {
+                format!("{each:.1} B/key, {} for {} keys", size(self.index_bytes), self.keys)
+            }
+            _ => format!("{} for {} keys", size(self.index_bytes), self.keys),
         };
         let amplification = match self.write_amplification {
             Some(ratio) => {
@@ -409,6 +412,9 @@ impl Pool {
 }
 
 const LIVE: &str = "live";
+
+/// Keys from which on the index's bytes for each are worth telling.
+const MANY_KEYS: u64 = 10_000;
 
 fn state(state: PoolMemberState) -> &'static str {
     match state {
@@ -544,7 +550,7 @@ mod tests {
         page.name[..5].copy_from_slice(b"flash");
         page.flags = (PoolFlags::DEGRADED | PoolFlags::REBUILD).bits().into();
         (page.rebuild_done, page.rebuild_of) = (1.into(), 4.into());
-        (page.keys, page.index_bytes) = (100.into(), 2980.into());
+        (page.keys, page.index_bytes) = (10_000.into(), 298_000.into());
         (page.stored_bytes, page.written_bytes) = (1000.into(), 1300.into());
         (page.tier_hits, page.tier_misses, page.tier_limit) = (3.into(), 1.into(), 4096.into());
         for (member, state) in
@@ -559,7 +565,7 @@ mod tests {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         let empty = Pool::new(&PoolStatistics::zeroed()).section().to_string();
-        for part in ["no keys", "nothing stored yet", "none"] {
+        for part in ["0 B for 0 keys", "nothing stored yet", "none"] {
             assert!(empty.contains(part), "{part} is not in {empty}");
         }
     }

@@ -1,6 +1,7 @@
 //! Opening and closing a pool, by the daemon, with blocking I/O.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Read as _},
     os::unix::fs::FileTypeExt as _,
@@ -13,7 +14,7 @@ use kvof_io::{DiskFile, Pool};
 use kvof_store::{
     ec::Profile,
     format::{MemberState, Uuid},
-    pool::{FormatOptions, PoolDevices, PoolError, PoolIo, format},
+    pool::{FormatOptions, PoolDevices, PoolError, PoolIo, Reprobed, format},
     volume::{OpenError as VolumeError, Progress, Volume, VolumeConfig},
 };
 
@@ -156,6 +157,12 @@ impl OpenPool {
         let spec = namespace_spec(ns, status.label.geometry.shards())
             .filter(|_| ns.def.kind.pool().is_some_and(|used| used.pool == def.name));
         let Some(spec) = spec else { return Err(OpenError::NoPool { nsid, pool }) };
+        // The file of one namespace: another's data in it are a mistake in the configuration.
+        let others = def.create.and_then(|_| self.other_than(ns.def.uuid));
+        if let Some(found) = others {
+            let text = |uuid| uuid::Uuid::from_bytes(uuid).to_string();
+            return Err(OpenError::OtherNamespace { nsid, pool, found: text(found), expected: text(ns.def.uuid) });
+        }
         let mut slots = vec![Vec::new(); self.cores];
         for at in 0..self.volumes.len() {
             let Some((shard, volume)) = self.volumes.get_mut(at) else { break };
@@ -169,6 +176,23 @@ impl OpenPool {
         let _ = ns.state.pool.set(Arc::clone(status));
         let part = |slots| BackendPart(PartKind::Pooled(Pooled::new(*id, spec.durability, slots)));
         Ok(slots.into_iter().map(part).collect())
+    }
+
+    /// A namespace other than `uuid` that the pool has.
+    fn other_than(&self, uuid: Uuid) -> Option<Uuid> {
+        let mut namespaces = self.volumes.iter().flat_map(|(_, volume)| volume.namespaces());
+        namespaces.find(|(_, other, ..)| *other != uuid).map(|(_, other, ..)| other)
+    }
+
+    /// The namespaces that the pool has: UUID, keys, and bytes of keys and values.
+    #[must_use]
+    pub fn namespaces(&self) -> BTreeMap<Uuid, (u64, u64)> {
+        let mut found = BTreeMap::new();
+        for (_, uuid, keys, bytes) in self.volumes.iter().flat_map(|(_, volume)| volume.namespaces()) {
+            let sum: &mut (u64, u64) = found.entry(uuid).or_default();
+            *sum = (sum.0.saturating_add(keys), sum.1.saturating_add(bytes));
+        }
+        found
     }
 
     /// The pool's state.
@@ -228,20 +252,27 @@ impl PoolHandle {
         };
         let mut found = self.reprobe()?;
         // An open device that has failed and does not answer may answer when it is opened again.
-        let silent = |member: &u16| self.devices.file(*member).is_some() && !found.iter().any(|(m, _)| m == member);
-        let silent: Vec<u16> = failed.iter().copied().filter(silent).collect();
+        let answers = |member: &u16| found.present.iter().any(|(present, _)| present == member);
+        let silent = failed.iter().filter(|member| self.devices.file(**member).is_some() && !answers(member));
+        let silent: Vec<u16> = silent.copied().collect();
         if !silent.is_empty() {
             for member in silent {
                 self.let_go(member, "it does not answer", tell);
             }
             found = self.reprobe()?;
         }
-        for (member, uuid) in found {
-            let path = self.devices.path(member).map(Path::to_owned);
-            if let (true, Some(file)) = (failed.contains(&member), self.devices.file(member)) {
-                tell(DeviceChange::Back { member, uuid, file: Arc::clone(file) });
+        for (member, uuid) in found.present {
+            let Some(file) = self.devices.file(member).map(Arc::clone) else { continue };
+            self.status.locate(member, Some(file.path().to_owned()));
+            let is_failed = failed.contains(&member);
+            let is_new = found.appeared.contains(&member);
+            if is_new && !is_failed {
+                let why = format!("{} takes its place", file.path().display());
+                tell(DeviceChange::Gone { member, why });
             }
-            self.status.locate(member, path);
+            if is_new || is_failed {
+                tell(DeviceChange::Back { member, uuid, file });
+            }
         }
         Ok(())
     }
@@ -260,15 +291,14 @@ impl PoolHandle {
         tell(DeviceChange::Gone { member, why: why.to_owned() });
     }
 
-    /// The members whose devices answer.
-    fn reprobe(&mut self) -> Result<Vec<(u16, Uuid)>, PoolOpenError> {
+    fn reprobe(&mut self) -> Result<Reprobed, PoolOpenError> {
         let pool = || self.def.name.clone();
         match self.devices.reprobe(&self.def.devices) {
             Ok(found) => {
                 for problem in &found.problems {
                     tracing::warn!(pool = self.def.name, path = %problem.path.display(), "{}", problem.why);
                 }
-                Ok(found.present)
+                Ok(found)
             }
             Err(source) => {
                 Err(PoolOpenError::Devices { pool: pool(), hint: hint(&self.def, &source), source: Box::new(source) })

@@ -173,9 +173,9 @@ fn same_as_reference(
             // A clean stop, or an end in the middle of nothing, which is what is left of a killed process.
             let rig = port.rig.into_inner().unwrap();
             if rng.chance(2) {
-                drop(rig.close())
+                drop(rig.close());
             } else {
-                drop(rig)
+                drop(rig);
             }
             port = open(Namespace::new(ns.def.clone(), ns.backend), seed + i);
         }

@@ -100,6 +100,14 @@ fn a_file_of_its_own_is_made_into_a_pool_only_where_it_is_empty() {
         assert!(text.contains("in use"), "{text}");
         rig.close();
     }
+    let mut def = ns().def.clone();
+    def.uuid = [0x33; 16];
+    let pool = Pool::new(PoolConfig { limit: 4 << 20, shards: 1 });
+    let mut opened = OpenPool::open(&of_file(&path), PoolId(1), 1, &pool, &mut |_| {}).unwrap();
+    assert_eq!(opened.namespaces().into_iter().collect::<Vec<_>>(), [([0x11; 16], (0, 0))]);
+    let text = opened.attach(&Namespace::new(def, ns().backend)).expect_err("another namespace").to_string();
+    let named = text.contains("11111111-1111-1111-1111-111111111111") && text.contains("33333333-3333");
+    assert!(named && text.contains("/f"), "{text}");
 }
 
 #[test]
