@@ -31,7 +31,8 @@
 //! | NSID 0, unused | 0Bh | 02h |
 //! | NSID FFFFFFFFh | 02h | 0Bh |
 //! | buffer shorter than CDW10 says | 0Fh | 02h |
-//! | Flush, reservations | not implemented: 01h | – |
+//! | Flush | not here: a target has it beside these commands | 01h |
+//! | reservations | not implemented: 01h | – |
 //!
 //! The reasons are in `docs/decisions/kv-choices.md`.
 #![forbid(unsafe_code)]
