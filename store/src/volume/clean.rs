@@ -504,7 +504,7 @@ impl Volume {
         self.cleaner = None;
         self.stats.groups_cleaned += 1;
         if let Some(state) = self.groups.get_mut(group as usize) {
-            *state = Group { pins: state.pins, ..Group::FREE };
+            *state = Group { pins: state.pins, incarnation: state.incarnation, ..Group::FREE };
             self.free += 1;
         }
         self.retry_cramped();

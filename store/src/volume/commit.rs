@@ -414,7 +414,7 @@ impl Volume {
         if open.row == 0 {
             // Nothing was written to it.
             if let Some(state) = self.groups.get_mut(open.group as usize) {
-                *state = Group::FREE;
+                *state = Group { incarnation: state.incarnation, ..Group::FREE };
             }
             self.free += 1;
             self.open = None;

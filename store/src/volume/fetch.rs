@@ -459,6 +459,12 @@ impl Volume {
         }
         while let Some(&(id, slot, key)) = self.hungry.front() {
             if !self.retrieve(id, slot, key) {
+                if self.fetches.is_empty() {
+                    // Nothing here will give memory back but what is kept to be read again.
+                    let limit = self.tier.stats().limit;
+                    self.tier.set_limit(self.tier.stats().used / 2);
+                    self.tier.set_limit(limit);
+                }
                 return;
             }
             self.hungry.pop_front();

@@ -170,6 +170,7 @@ enum Op {
     Fetch { fetch: usize, part: usize },
     Task { task: usize, piece: usize, member: u16 },
     Erase { member: u16 },
+    Freed { member: u16, group: u32 },
     EraseFree { member: u16, group: u32, serial: u64 },
 }
 
@@ -387,6 +388,7 @@ impl Volume {
             }
             (Op::Task { task, member, .. }, DeviceDone::Write(result)) => self.task_written(task, member, result),
             (Op::Erase { member }, DeviceDone::Write(result)) => self.erased(member, result),
+            (Op::Freed { member, group }, DeviceDone::Write(result)) => self.freed_renewed(member, group, result),
             (Op::EraseFree { member, group, serial }, DeviceDone::Write(result)) => {
                 self.free_erased(serial, member, group, result);
             }

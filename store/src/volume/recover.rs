@@ -204,6 +204,13 @@ impl Volume {
             self.forget();
             unsealed = self.scan(io, progress)?;
         }
+        if clean {
+            // The checkpoint does not say what was last in groups that are free.
+            let newest = self.superblock.incarnation.max(1);
+            for group in self.groups.iter_mut().filter(|group| group.state == GroupState::Free) {
+                group.incarnation = newest;
+            }
+        }
         self.count_all();
         // Before anything that is written says "committed" of a number that a dropped stripe has.
         for (group, row) in std::mem::take(&mut self.to_free) {
@@ -401,6 +408,10 @@ impl Volume {
                 self.sequence = self.sequence.max(header.opened.saturating_sub(1));
                 self.incarnation = self.incarnation.max(header.incarnation);
             }
+            let newest = first.iter().chain(&footer).map(|header| header.incarnation).max();
+            if let (Some(state), Some(newest)) = (self.groups.get_mut(group as usize), newest) {
+                state.incarnation = newest;
+            }
             let freed = |header: &StripeHeader| (header.kind == StripeKind::Freed).then_some(header.incarnation);
             let freed = first.as_ref().and_then(freed).max(footer.as_ref().and_then(freed));
             let counts = |header: &StripeHeader| freed.is_none_or(|freed| header.incarnation > freed);
@@ -434,6 +445,16 @@ impl Volume {
                 }
             }
             self.report(progress, Phase::OpenGroups, n, count);
+            if first.is_none() && sure.is_none() {
+                // All of it was still on its way when the log ended, and the beginning did not arrive.
+                self.to_free.extend([(group, 0), (group, self.geometry().segment_pages() - 1)]);
+                continue;
+            }
+            if first.is_none() && sure.is_none() {
+                // Its footer alone arrived, so nothing in it was promised to survive what happened.
+                self.to_free.push((group, geometry.segment_pages() - 1));
+                continue;
+            }
             if first.is_none() {
                 return Err(self.group_error(group, "neither its footer nor its first header is whole"));
             }

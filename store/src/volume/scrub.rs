@@ -1,12 +1,13 @@
 //! Reads everything once in a while, finds what has rotted, and repairs it.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use super::{
-    Volume,
+    Op, Volume,
     group::GroupState,
     stripe_task::{Outcome, Why},
 };
+use crate::device::DeviceOp;
 
 /// Time between the end of a pass and the start of the next.
 const PAUSE: Duration = Duration::from_secs(3600);
@@ -17,7 +18,7 @@ pub(super) struct Scrub {
     pub(super) group: u32,
     row: u32,
     footer_done: bool,
-    in_flight: bool,
+    in_flight: usize,
     next_at: Duration,
     damaged: u64,
     lost: u64,
@@ -28,9 +29,11 @@ impl Volume {
         if self.scrub.is_none() && !self.draining {
             // Both slots of the superblock, on all devices.
             (self.superblock_writer.dirty, self.superblock_writer.again) = (true, true);
+            // What has been written so far is looked at, the group that is being filled included.
+            self.seal_wanted = self.open.is_some();
             let next_at = self.now;
             self.scrub =
-                Some(Scrub { group: 0, row: 0, footer_done: false, in_flight: false, next_at, damaged: 0, lost: 0 });
+                Some(Scrub { group: 0, row: 0, footer_done: false, in_flight: 0, next_at, damaged: 0, lost: 0 });
         }
     }
 
@@ -76,7 +79,7 @@ impl Volume {
 
     fn scrub_on(&mut self) -> bool {
         let Some(scrub) = &mut self.scrub else { return false };
-        if scrub.in_flight || scrub.next_at > self.now || self.read_only.is_some() {
+        if scrub.in_flight > 0 || scrub.next_at > self.now || self.read_only.is_some() {
             return false;
         }
         let number = scrub.group;
@@ -92,6 +95,9 @@ impl Volume {
             self.stats.scrubs += 1;
             return false;
         };
+        if group.state == GroupState::Free && group.incarnation > 0 && !scrub.footer_done {
+            return self.renew_freed(number);
+        }
         let stripe = group.stripe_at(scrub.row);
         if group.state != GroupState::Sealed || (stripe.is_none() && scrub.footer_done) {
             scrub.group += 1;
@@ -105,11 +111,11 @@ impl Volume {
         let footer = stripe.is_none();
         let Some(stripe) = stripe.or_else(|| self.footer_of(number)) else { return false };
         if let Some(scrub) = &mut self.scrub {
-            scrub.in_flight = true;
+            scrub.in_flight = 1;
         }
         if !self.start_task(Why::Scrub, number, stripe, footer) {
             if let Some(scrub) = &mut self.scrub {
-                scrub.in_flight = false;
+                scrub.in_flight = 0;
             }
             return false;
         }
@@ -123,11 +129,61 @@ impl Volume {
         true
     }
 
+    /// Says once more that a group was freed, in all copies: one of them may have missed it.
+    fn renew_freed(&mut self, number: u32) -> bool {
+        let geometry = self.geometry();
+        if self.groups.get(number as usize).is_none_or(|group| group.pins > 0) {
+            return false;
+        }
+        if let Some(group) = self.groups.get_mut(number as usize) {
+            // It counts more than all that was ever in the group.
+            group.incarnation = self.incarnation;
+        }
+        let mut writes = Vec::new();
+        for row in [0, geometry.segment_pages() - 1] {
+            let Some(page) = self.freed_page(number, row) else { return false };
+            for column in geometry.header_columns(row) {
+                let member = geometry.member(number, column);
+                if self.is_trusted(member, number) {
+                    let offset = geometry.offset(self.config.shard, number, column, row);
+                    writes.push((member, DeviceOp::Write { offset, bufs: vec![page.clone()] }));
+                }
+            }
+        }
+        if let Some(group) = self.groups.get_mut(number as usize) {
+            // Nobody may open it meanwhile.
+            group.pins += writes.len() as u32;
+        }
+        if let Some(scrub) = &mut self.scrub {
+            scrub.in_flight = writes.len();
+            scrub.footer_done = true;
+        }
+        for (member, write) in writes {
+            self.request(Op::Freed { member, group: number }, member, write);
+        }
+        true
+    }
+
+    pub(super) fn freed_renewed(&mut self, member: u16, group: u32, result: io::Result<()>) {
+        if let Some(group) = self.groups.get_mut(group as usize) {
+            group.pins = group.pins.saturating_sub(1);
+        }
+        match result {
+            Ok(()) => self.write_completed(member),
+            Err(error) => {
+                self.fail_member(member, &format!("the header of a free group could not be written: {error}"))
+            }
+        }
+        if let Some(scrub) = self.scrub.as_mut().filter(|scrub| scrub.group == group) {
+            scrub.in_flight = scrub.in_flight.saturating_sub(1);
+        }
+    }
+
     pub(super) fn scrubbed(&mut self, outcome: &Outcome) {
         let rate = self.config.scrub_rate;
         let now = self.now;
         let Some(scrub) = &mut self.scrub else { return };
-        scrub.in_flight = false;
+        scrub.in_flight = 0;
         scrub.damaged += outcome.damaged;
         scrub.lost += u64::from(outcome.lost);
         if let Some(nanos) = (u128::from(outcome.bytes) * 1_000_000_000).checked_div(u128::from(rate)) {
