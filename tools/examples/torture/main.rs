@@ -205,6 +205,9 @@ impl<'a> Torture<'a> {
             self.figures.kills[1] += 1;
         }
         let mut target = self.start()?;
+        for pool in &mut self.pools {
+            pool.look(&target.address, NQN)?;
+        }
         self.check_after_start(&target)?;
         let ending = match self.random.below(100) {
             0..90 => Ending::Kill,
@@ -347,7 +350,7 @@ impl<'a> Torture<'a> {
             }
             if !again {
                 for pool in &mut self.pools {
-                    pool.wait_until_whole(&self.program)?;
+                    pool.wait_until_whole(&target.address, NQN)?;
                 }
             }
             target.terminate()?;

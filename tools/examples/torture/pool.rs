@@ -8,14 +8,19 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
-use crate::{
-    content::{Content, Random},
-    target::Program,
-};
+use crate::content::{Content, Random};
+
+/// How the replacements are counted, beside the harms.
+const REPLACED: &str = "replaced";
+
+/// How long a device that was replaced may take until it has everything.
+const REBUILD: Duration = Duration::from_secs(60);
 
 /// A pool.
 pub(crate) struct Pool {
@@ -115,7 +120,7 @@ impl Pool {
 
     /// How often a device was harmed.
     pub(crate) fn harms(&self) -> u64 {
-        self.counts.values().sum()
+        self.counts.iter().filter(|(what, _)| **what != REPLACED).map(|(_, count)| count).sum()
     }
 
     pub(crate) fn summary(&self) -> String {
@@ -196,16 +201,42 @@ impl Pool {
             }
             self.replace(member)?;
             self.note(&format!("member {member} replaced"));
-            *self.counts.entry("replaced").or_default() += 1;
+            *self.counts.entry(REPLACED).or_default() += 1;
             self.rebuilding.push(member);
         }
         Ok(())
     }
 
-    /// Waits until the target has rebuilt what was replaced.
-    pub(crate) fn wait_until_whole(&mut self, _program: &Program) -> Result<()> {
+    /// Asks the target whether what was replaced is complete again.
+    pub(crate) fn look(&mut self, address: &str, nqn: &str) -> Result<()> {
+        if self.harmed.is_empty() && !self.rebuilding.is_empty() && self.is_whole(address, nqn)? {
+            self.note("whole again");
+            self.rebuilding.clear();
+        }
+        Ok(())
+    }
+
+    /// Waits until it is.
+    pub(crate) fn wait_until_whole(&mut self, address: &str, nqn: &str) -> Result<()> {
+        let began = Instant::now();
+        while !self.is_whole(address, nqn)? {
+            ensure!(began.elapsed() < REBUILD, "{} is not whole {REBUILD:?} after a device was replaced", self.name);
+            std::thread::sleep(Duration::from_millis(50));
+        }
         self.rebuilding.clear();
         Ok(())
+    }
+
+    fn is_whole(&self, address: &str, nqn: &str) -> Result<bool> {
+        let info = self.kvof(&["info", address, "--nqn", nqn, "--json"])?;
+        let info: Value = serde_json::from_str(&info).context("kvof info printed no JSON")?;
+        let namespaces = info["namespaces"].as_array().context("kvof info names no namespaces")?;
+        let mut pools = namespaces.iter().map(|namespace| &namespace["kv"]["pool"]);
+        let pool = pools.find(|pool| pool["name"] == self.name.as_str());
+        let pool = pool.with_context(|| format!("kvof info does not tell of {}", self.name))?;
+        ensure!(pool["read_only"] == false, "{} is read-only", self.name);
+        let live = pool["devices"].as_array().is_some_and(|all| all.iter().all(|device| device == "live"));
+        Ok(live && pool["degraded"] == false && pool["rebuild"].is_null())
     }
 
     /// Has `kvof verify` read every record, parity and footer, while no target runs.

@@ -53,10 +53,6 @@ impl Program {
         let mut target = Target { child: self.spawn()?, address: String::new(), start: Duration::ZERO };
         loop {
             if let Some(status) = target.child.try_wait()? {
-                if self.tail().contains("is in use") && started.elapsed() < Duration::from_secs(2) {
-                    target.child = self.spawn()?;
-                    continue;
-                }
                 bail!("the target ended at once with {status}\n{}", self.tail());
             }
             let ready = fs::read(&self.ready).ok();
