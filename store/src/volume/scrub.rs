@@ -98,6 +98,9 @@ impl Volume {
         if group.state == GroupState::Free && group.incarnation > 0 && !scrub.footer_done {
             return self.renew_freed(number);
         }
+        if group.state == GroupState::Erasing || (group.state == GroupState::Open && self.seal_wanted) {
+            return false;
+        }
         let stripe = group.stripe_at(scrub.row);
         if group.state != GroupState::Sealed || (stripe.is_none() && scrub.footer_done) {
             scrub.group += 1;
