@@ -137,6 +137,9 @@ impl Volume {
         while let Some(change) = self.changes.pop_front().or_else(|| self.moves.pop_front()) {
             self.failed(change, KvError::Unrecovered);
         }
+        for job in std::mem::take(&mut self.cramped) {
+            self.refuse(job, KvError::Unrecovered);
+        }
     }
 
     /// What goes into the next stripe: moves first, since they make room.
