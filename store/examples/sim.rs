@@ -116,7 +116,11 @@ fn main() -> ExitCode {
         let outcome = Scenario::new(seed, &options.only).run();
         if let (true, Err(error)) = (options.keep_going, &outcome.result) {
             failures += 1;
-            println!("episode {seed:#x} fails at step {}: {}", outcome.steps, error.chars().take(300).collect::<String>());
+            println!(
+                "episode {seed:#x} fails at step {}: {}",
+                outcome.steps,
+                error.chars().take(300).collect::<String>()
+            );
         } else if outcome.result.is_err() {
             report(&outcome, 60);
             println!("episode {episode} of seed {:#x} (its own seed: {seed:#x}); making it smaller", options.seed);

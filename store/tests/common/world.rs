@@ -267,7 +267,10 @@ impl World {
         }
         self.pump()?;
         for key in self.namespaces[number].keys.values_mut() {
+            // More faults than are allowed may undo the removal: `ever` remains.
+            let ever = std::mem::take(&mut key.ever);
             *key = KeyModel::default();
+            key.ever = ever;
         }
         // What a crash right now leaves of it is anybody's guess, so there is none.
         self.rest(Duration::from_secs(2))
@@ -617,6 +620,10 @@ impl World {
         let keys = namespace.keys.values().filter(|model| model.visible().iter().any(Option::is_some)).count();
         let new = footprint(key, len);
         if namespace.is_cache() && new > namespace.plan.size {
+            return true;
+        }
+        // A shard can only drop what it has itself.
+        if namespace.is_cache() && self.volumes.len() > 1 {
             return true;
         }
         if !namespace.is_cache() {
