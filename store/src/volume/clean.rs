@@ -87,7 +87,7 @@ impl Volume {
     }
 
     fn start_cleaner(&mut self) -> bool {
-        if self.read_only.is_some() || self.is_stopping() {
+        if self.is_stopping() {
             return false;
         }
         let free = self.free;
@@ -198,6 +198,11 @@ impl Volume {
     fn clean_on(&mut self) -> bool {
         let Some(cleaner) = &self.cleaner else { return false };
         let group = cleaner.group;
+        if self.read_only.is_some() && cleaner.moves == 0 && cleaner.phase != (CleanPhase::Footer { asked: true }) {
+            // What is half freed is freed by the next start.
+            self.cleaner = None;
+            return false;
+        }
         match cleaner.phase {
             CleanPhase::Footer { asked: true } => false,
             CleanPhase::Footer { asked: false } => {
@@ -246,7 +251,7 @@ impl Volume {
 
     /// Whether cleaning is to end as soon as it can: the volume is being closed, and nobody waits for room.
     fn is_stopping(&self) -> bool {
-        self.draining && self.changes.is_empty() && self.cramped.is_empty()
+        self.read_only.is_some() || (self.draining && self.changes.is_empty() && self.cramped.is_empty())
     }
 
     fn clean_records(&mut self) -> bool {
@@ -309,15 +314,18 @@ impl Volume {
                     self.evict(entry, place.len);
                     return true;
                 }
-                if !self.fetch_to_move(entry.slot, entry.key, place) {
-                    return false;
-                }
+                // Counted first: it may end at once.
                 if let Some(cleaner) = &mut self.cleaner {
                     cleaner.moves += 1;
                     cleaner.fetching += 1;
                     cleaner.ready += cost(place.len);
                 }
-                true
+                let started = self.fetch_to_move(entry.slot, entry.key, place);
+                if !started {
+                    self.move_fetched();
+                    self.move_ended();
+                }
+                started
             }
             (Found::Tombstone(at), EntryKind::Tombstone) if at == group => {
                 if !self.locks.contains_key(&key) && self.may_forget(group, entry.sequence) {
