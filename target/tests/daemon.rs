@@ -577,14 +577,16 @@ fn pools_and_their_namespaces_come_and_go_on_reload() {
     let (_controller, kv) = connect(&process, 1);
     put(&kv, "in 1", vec![1; 100]).unwrap();
     // A namespace in the pool that is there, and one in a pool that is new.
+    let file = process.path("own");
     let both = format!(
-        "{flash}{}{start}{}{}",
+        "{flash}{}{start}{}{}{}",
         pool_table("other", &other),
         pooled_namespace(2, "flash"),
-        pooled_namespace(3, "other")
+        pooled_namespace(3, "other"),
+        pooled_namespace(4, "x").replace("pool:x", file.to_str().unwrap()),
     );
     reload(&mut process, both.clone());
-    for nsid in [2, 3] {
+    for nsid in [2, 3, 4] {
         let (_controller, kv) = connect(&process, nsid);
         assert_eq!(block_on(kv.list(None)).unwrap(), [], "a place of its own");
         put(&kv, "mine", vec![nsid as u8; 5000]).unwrap();
@@ -593,9 +595,9 @@ fn pools_and_their_namespaces_come_and_go_on_reload() {
     assert!(!process.log().contains("not reloaded"), "{}", process.log());
     // They go, and come back with what they had.
     reload(&mut process, format!("{flash}{start}"));
-    process.wait_until("closed", |process| process.log().contains("pool is closed"));
+    process.wait_until("closed", |process| process.log().matches("pool is closed").count() == 2);
     reload(&mut process, both);
-    for nsid in [2, 3] {
+    for nsid in [2, 3, 4] {
         let (_controller, kv) = connect(&process, nsid);
         assert_eq!(block_on(kv.retrieve_vec(key("mine"))).unwrap(), [nsid as u8; 5000]);
     }
@@ -603,7 +605,7 @@ fn pools_and_their_namespaces_come_and_go_on_reload() {
     // What cannot be opened changes nothing.
     let blank = process.path("blank");
     fs::write(&blank, vec![0; 1 << 20]).unwrap();
-    reload(&mut process, format!("{flash}{}{start}{}", pool_table("third", &[blank]), pooled_namespace(4, "third")));
+    reload(&mut process, format!("{flash}{}{start}{}", pool_table("third", &[blank]), pooled_namespace(5, "third")));
     assert!(process.log().contains("kvof format --name third"), "{}", process.log());
     let (_controller, still) = connect(&process, 3);
     assert_eq!(block_on(still.retrieve_vec(key("mine"))).unwrap(), [3; 5000]);

@@ -177,7 +177,8 @@ table! {
         index_memory: Size = words("1GiB, or an eighth of the machine's memory if that is less", "\"1GiB\""),
         /// Memory for values that were stored lately or are read often; 0 for none.
         tier: Size = words("256MiB, or a sixteenth of the machine's memory if that is less", "\"256MiB\""),
-        /// Most memory for what is on its way to the devices, and for background work. At least 1MiB.
+        /// Most memory for what is on its way to the devices, and for background work, shared by the shards. One whose longest
+        /// value needs more takes more. At least 1MiB.
         scratch: Size = default(Size(64 << 20)),
         /// Most memory for values that are read ahead, when a host asks whether a key exists; 0 for none. It is part of
         /// `reactor.memory`.

@@ -6,6 +6,7 @@ mod flood;
 mod header;
 mod host;
 mod library;
+mod pools;
 mod queue;
 mod rig;
 mod time;

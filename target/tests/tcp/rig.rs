@@ -47,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) pool: Option<PoolDef>,
     /// Longest value of the namespace in the pool, bytes.
     pub(crate) pool_value: u32,
+    pub(crate) pool_mode: NamespaceMode,
+    pub(crate) pool_durability: Durability,
     pub(crate) address: SocketAddr,
 }
 
@@ -66,6 +68,8 @@ impl Default for Options {
             memory: 64 << 20,
             pool: None,
             pool_value: 2 << 20,
+            pool_mode: NamespaceMode::Store,
+            pool_durability: Durability::Media,
             address: ([127, 0, 0, 1], 0).into(),
         }
     }
@@ -133,7 +137,7 @@ fn definition(options: &Options, address: SocketAddr) -> TargetDef {
     let blocks = NamespaceKindDef::Nvm { block_size: 512, size: 4 << 20, storage: StorageDef::Memory };
     let mut namespaces = vec![kv(KV, KvStorageDef::Memory, 2 << 20), namespace(BLOCKS, blocks)];
     if let Some(pool) = &options.pool {
-        let (mode, durability) = (NamespaceMode::Store, Durability::Media);
+        let (mode, durability) = (options.pool_mode, options.pool_durability);
         let used = PoolUse { pool: pool.name.clone(), mode, durability, reservation: 0 };
         namespaces.push(kv(KV_POOL, KvStorageDef::Pool(used), options.pool_value));
     }
