@@ -400,7 +400,10 @@ impl Episode<'_> {
         let clean = self.world.close()?;
         if self.world.devices.is_powerless() {
             self.world.crash(Crash::Power);
-        } else if clean && self.rng.one_in(2) {
+            return self.reopen();
+        }
+        self.world.devices.power_holds();
+        if clean && self.rng.one_in(2) {
             self.world.crash(Crash::Power);
         }
         self.reopen()

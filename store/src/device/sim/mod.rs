@@ -277,6 +277,11 @@ impl SimDevices {
         self.power_left = Some(ops);
     }
 
+    /// Takes [`Self::power_fails_after`] back.
+    pub const fn power_holds(&mut self) {
+        self.power_left = None;
+    }
+
     /// Whether power failed.
     #[must_use]
     pub fn is_powerless(&self) -> bool {
