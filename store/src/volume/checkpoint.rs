@@ -1,7 +1,7 @@
 //! A clean stop: the index and the tables of groups in free groups, so that the next start reads only them.
 //!
-//! The checkpoint is a stream of numbers (little-endian): for each group in use its table, then for each namespace its keys in
-//! order. It is cut into stripes, whose columns have checksums and parity like all others. If there is no room for it, there
+//! The checkpoint is a stream of numbers (little-endian): for each group in use its table, the entries of the group that is being
+//! filled, then for each namespace its keys in order. It is cut into stripes, whose columns have checksums and parity like all others. If there is no room for it, there
 //! is none, and the next start recovers from footers.
 
 use std::io;
@@ -13,10 +13,11 @@ use super::{
     build::{Piece, build, paged},
     group::{ENTRY_COST, Group, GroupState, cost},
     place::{self, Found},
+    recover::Unsealed,
 };
 use crate::{
     device::BlockIo,
-    format::{CHECKPOINT_GROUPS_MAX, PAGE, StripeKind, StripeRef},
+    format::{CHECKPOINT_GROUPS_MAX, ENTRY_LEN, PAGE, StripeKind, StripeRef},
     index::{Index, Meta},
 };
 
@@ -24,7 +25,7 @@ use crate::{
 const PIECE: usize = 4 << 20;
 
 impl Volume {
-    /// Closes the volume, which must be idle: seals its open group, writes a checkpoint, and says so in the superblock. Blocks.
+    /// Closes the volume, which must be idle: writes a checkpoint and says so in the superblock. Blocks.
     ///
     /// # Errors
     /// A device's. The volume is as safe as after a crash then.
@@ -33,15 +34,10 @@ impl Volume {
             return Ok(());
         }
         let other = |error: OpenError| io::Error::other(error.to_string());
-        if let Some(open) = self.open.take() {
-            if open.row > 0 {
-                self.seal_now(io, open.group, &open.entries).map_err(other)?;
-                if let Some(group) = self.groups.get_mut(open.group as usize) {
-                    group.state = GroupState::Sealed;
-                }
-            } else if let Some(group) = self.groups.get_mut(open.group as usize) {
-                *group = Group::FREE;
-            }
+        if let Some(open) = self.open.take_if(|open| open.row == 0)
+            && let Some(group) = self.groups.get_mut(open.group as usize)
+        {
+            *group = Group::FREE;
         }
         for member in 0..self.superblock.members.len() as u16 {
             if self.is_trusted(member, 0) && io.flush(member).is_err() {
@@ -61,8 +57,8 @@ impl Volume {
 
     fn encode_checkpoint(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let used: Vec<(u32, &Group)> =
-            (0..).zip(&self.groups).filter(|(_, group)| group.state == GroupState::Sealed).collect();
+        let in_use = |group: &Group| matches!(group.state, GroupState::Sealed | GroupState::Open);
+        let used: Vec<(u32, &Group)> = (0..).zip(&self.groups).filter(|(_, group)| in_use(group)).collect();
         out.extend_from_slice(&(used.len() as u32).to_le_bytes());
         for (number, group) in used {
             out.extend_from_slice(&number.to_le_bytes());
@@ -73,6 +69,11 @@ impl Volume {
             }
             group.stripes.iter().for_each(|stripe| stripe.encode(&mut out));
         }
+        // The group that is being filled goes on being filled: the number of its entries, and they.
+        let (group, entries) = self.open.as_ref().map_or((u32::MAX, &[][..]), |open| (open.group, &open.entries));
+        out.extend_from_slice(&group.to_le_bytes());
+        out.extend_from_slice(&(entries.len() as u32).to_le_bytes());
+        entries.iter().for_each(|entry| entry.encode(&mut out));
         let namespaces: Vec<_> = (0u32..).zip(&self.namespaces).filter_map(|(n, ns)| Some((n, ns.as_ref()?))).collect();
         out.extend_from_slice(&(namespaces.len() as u32).to_le_bytes());
         for (slot, namespace) in namespaces {
@@ -134,6 +135,7 @@ impl Volume {
         &mut self,
         io: &mut dyn BlockIo,
         groups: &[u32],
+        unsealed: &mut Vec<Unsealed>,
         progress: &mut dyn FnMut(Progress),
     ) -> bool {
         let total = self.superblock.checkpoint_bytes;
@@ -162,10 +164,10 @@ impl Volume {
                 });
             }
         }
-        bytes.len() as u64 == total && self.decode_checkpoint(&bytes).is_some()
+        bytes.len() as u64 == total && self.decode_checkpoint(&bytes, unsealed).is_some()
     }
 
-    fn decode_checkpoint(&mut self, bytes: &[u8]) -> Option<()> {
+    fn decode_checkpoint(&mut self, bytes: &[u8], unsealed: &mut Vec<Unsealed>) -> Option<()> {
         let mut input = Input(bytes);
         let geometry = self.geometry();
         for _ in 0..input.u32()? {
@@ -179,6 +181,11 @@ impl Volume {
             let group =
                 Group { state, incarnation, opened, stripes: stripes?, used, footer_rows, entries, ..Group::FREE };
             *self.groups.get_mut(number as usize)? = group;
+        }
+        let (group, count) = (input.u32()?, input.u32()?);
+        let entries = crate::format::decode_entries(input.take((count as usize).checked_mul(ENTRY_LEN)?)?, count)?;
+        if group != u32::MAX {
+            unsealed.push(Unsealed { group, entries });
         }
         for _ in 0..input.u32()? {
             let slot = input.u32()? as usize;

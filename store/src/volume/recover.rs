@@ -10,7 +10,7 @@ use kvof_io::{Pool, PoolBuf, PoolConfig};
 use super::{
     Namespace, OpenError, Phase, Progress, Volume, VolumeConfig, VolumeStats,
     build::{Built, Zeros},
-    commit::STRIPE_BYTES,
+    commit::{OpenGroup, STRIPE_BYTES},
     group::{ENTRY_COST, Group, GroupState, cost},
     members::{MemberRuntime, SuperblockWriter},
     place::{self, Found, Place},
@@ -30,14 +30,17 @@ use crate::{
 /// Incarnations that one run may use: the superblock is not written each time a group is opened.
 const INCARNATIONS: u64 = 1 << 32;
 
+/// Numbers that stripes in flight may have had when the log ended.
+const STRIPE_NUMBERS: u64 = 16;
+
 /// The payload columns of a stripe, whole.
 type Columns = Vec<(usize, PoolBuf)>;
 
 /// A group that was not sealed, as it was found.
 #[derive(Debug)]
 pub(super) struct Unsealed {
-    group: u32,
-    entries: Vec<Entry>,
+    pub(super) group: u32,
+    pub(super) entries: Vec<Entry>,
 }
 
 /// What the first look at a group found.
@@ -196,12 +199,13 @@ impl Volume {
         self.stripe = self.superblock.stripe;
         let checkpoint = std::mem::take(&mut self.superblock.checkpoint);
         let mut unsealed = Vec::new();
-        let clean = self.superblock.clean && self.load_checkpoint(io, &checkpoint, progress);
+        let clean = self.superblock.clean && self.load_checkpoint(io, &checkpoint, &mut unsealed, progress);
         if !clean {
             if self.superblock.clean {
                 tracing::warn!(shard = self.config.shard, "the checkpoint cannot be read: recovering from the log");
             }
             self.forget();
+            unsealed.clear();
             unsealed = self.scan(io, progress)?;
         }
         if clean {
@@ -211,12 +215,15 @@ impl Volume {
                 group.incarnation = newest;
             }
         }
+        self.take_open(&mut unsealed);
         self.count_all();
         // Before anything that is written says "committed" of a number that a dropped stripe has.
         for (group, row) in std::mem::take(&mut self.to_free) {
             self.erase_now(io, group, row);
         }
         self.incarnation = self.incarnation.max(self.superblock.incarnation) + INCARNATIONS;
+        // Stripes behind the end of the log may still have the numbers after the last: those are never given again.
+        self.stripe += STRIPE_NUMBERS;
         self.committed = self.stripe;
         self.superblock.incarnation = self.incarnation;
         self.superblock.clean = false;
@@ -228,8 +235,30 @@ impl Volume {
             self.seal_now(io, group, &entries)?;
         }
         self.free = self.groups.iter().filter(|group| group.state == GroupState::Free).count() as u32;
+        if let Some(open) = &mut self.open {
+            open.free = self.free + 1;
+        }
         self.next_group = (0..).zip(&self.groups).max_by_key(|(_, g)| g.incarnation).map_or(0, |(number, _)| number);
         Ok(())
+    }
+
+    /// The newest group that was not sealed goes on being filled, so that no crash costs a group; unless a device that is being
+    /// filled again needs it sealed.
+    fn take_open(&mut self, unsealed: &mut Vec<Unsealed>) {
+        let geometry = self.geometry();
+        if let Some(Unsealed { group, .. }) = unsealed.last()
+            && let Some(state) = self.groups.get_mut(*group as usize)
+            && state.used + 8 < geometry.segment_pages()
+            && self.superblock.members.iter().all(|member| {
+                !matches!(member.state, MemberState::Rebuilding { .. }) || state.incarnation >= member.since
+            })
+        {
+            state.state = GroupState::Open;
+            let row = state.used;
+            if let Some(Unsealed { group, entries }) = unsealed.pop() {
+                self.open = Some(OpenGroup { group, row, entries, free: 0 });
+            }
+        }
     }
 
     /// Forgets what a damaged checkpoint had brought.
