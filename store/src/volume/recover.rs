@@ -568,6 +568,8 @@ impl Volume {
                 if stream.is_none() {
                     if !sure {
                         // It was never acknowledged: the log ends before it. Another start must not see it differently.
+                        // Nor must a footer that lists it be believed, once later numbers are committed.
+                        self.to_free.push((group, geometry.segment_pages() - 1));
                         self.to_free.push((group, header.row));
                         break;
                     }
