@@ -194,8 +194,26 @@ impl Volume {
         }
     }
 
+    /// Gives up when there is no group left to move to: only a pool that has lost more than its parity can replace comes to that.
+    fn is_cornered(&mut self) -> bool {
+        if self.free > 0 || self.moves.is_empty() || !self.stripes.is_empty() || !self.ops.is_empty() {
+            return false;
+        }
+        let Some(cleaner) = self.cleaner.take() else { return false };
+        self.stuck.insert(cleaner.group);
+        self.moves.clear();
+        self.no_progress(true, 0);
+        for change in std::mem::take(&mut self.changes) {
+            self.failed(change, kvof_kv::KvError::CapacityExceeded);
+        }
+        true
+    }
+
     /// Goes on with cleaning; false if there is nothing to do before something else happens.
     fn clean_on(&mut self) -> bool {
+        if self.is_cornered() {
+            return false;
+        }
         let Some(cleaner) = &self.cleaner else { return false };
         let group = cleaner.group;
         if self.read_only.is_some() && cleaner.moves == 0 && cleaner.phase != (CleanPhase::Footer { asked: true }) {

@@ -234,6 +234,7 @@ impl Volume {
         }
         self.superblock_writer.dirty = true;
         self.rebuild = None;
+        self.stuck.clear();
         tracing::info!(shard = self.config.shard, member, lost, "device rebuilt");
         true
     }

@@ -93,6 +93,8 @@ impl Volume {
             self.scrub = None;
             self.scrub_due = self.now + PAUSE;
             self.stats.scrubs += 1;
+            // What could not be read may be whole again.
+            self.stuck.clear();
             return false;
         };
         if group.state == GroupState::Free && group.incarnation > 0 && !scrub.footer_done {
