@@ -418,8 +418,7 @@ impl Episode<'_> {
             return self.world.detach(number);
         }
         self.world.destroy(number)?;
-        self.world.attach(number)?;
-        self.world.rest(Duration::from_secs(1))
+        self.world.attach(number)
     }
 
     /// Something happens to a suspect.

@@ -272,8 +272,13 @@ impl World {
             *key = KeyModel::default();
             key.ever = ever;
         }
-        // What a crash right now leaves of it is anybody's guess, so there is none.
-        self.rest(Duration::from_secs(2))
+        // What a crash right now leaves of it is anybody's guess, so there is none: until the table is durable.
+        self.rest(Duration::from_millis(500))?;
+        let until = self.devices.now() + PATIENCE;
+        while self.devices.in_flight() > 0 && self.devices.now() < until {
+            self.advance()?;
+        }
+        Ok(())
     }
 
     // Requests.
