@@ -185,7 +185,7 @@ impl Volume {
         let (group, count) = (input.u32()?, input.u32()?);
         let entries = crate::format::decode_entries(input.take((count as usize).checked_mul(ENTRY_LEN)?)?, count)?;
         if group != u32::MAX {
-            unsealed.push(Unsealed { group, entries });
+            unsealed.push(Unsealed { group, entries, footer: false });
         }
         for _ in 0..input.u32()? {
             let slot = input.u32()? as usize;

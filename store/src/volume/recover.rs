@@ -41,6 +41,8 @@ type Columns = Vec<(usize, PoolBuf)>;
 pub(super) struct Unsealed {
     pub(super) group: u32,
     pub(super) entries: Vec<Entry>,
+    /// It has a footer, which must be written again if anything is added.
+    pub(super) footer: bool,
 }
 
 /// What the first look at a group found.
@@ -231,7 +233,7 @@ impl Volume {
         for group in checkpoint {
             self.erase_now(io, group, 0);
         }
-        for Unsealed { group, entries } in unsealed {
+        for Unsealed { group, entries, .. } in unsealed {
             self.seal_now(io, group, &entries)?;
         }
         self.free = self.groups.iter().filter(|group| group.state == GroupState::Free).count() as u32;
@@ -246,7 +248,7 @@ impl Volume {
     /// filled again needs it sealed.
     fn take_open(&mut self, unsealed: &mut Vec<Unsealed>) {
         let geometry = self.geometry();
-        if let Some(Unsealed { group, .. }) = unsealed.last()
+        if let Some(Unsealed { group, footer: false, .. }) = unsealed.last()
             && let Some(state) = self.groups.get_mut(*group as usize)
             && state.used + 8 < geometry.segment_pages()
             && self.superblock.members.iter().all(|member| {
@@ -255,7 +257,7 @@ impl Volume {
         {
             state.state = GroupState::Open;
             let row = state.used;
-            if let Some(Unsealed { group, entries }) = unsealed.pop() {
+            if let Some(Unsealed { group, entries, .. }) = unsealed.pop() {
                 self.open = Some(OpenGroup { group, row, entries, free: 0 });
             }
         }
@@ -467,6 +469,12 @@ impl Volume {
             let Seen { group, first, footer, .. } = seen;
             // A footer may have been written before the stripes in front of it: then they have to be looked at.
             let sure = footer.as_ref().filter(|footer| footer.stripe <= committed + 1);
+            // A group that was being filled can have one from before, when it went on after a crash.
+            let newest = n + 1 == count;
+            let sure = match sure {
+                Some(footer) if newest && self.goes_on(io, footer) => None,
+                sure => sure,
+            };
             if let Some(footer) = sure {
                 self.report(progress, Phase::Footers, n, count);
                 if self.take_footer(io, footer)? {
@@ -479,21 +487,23 @@ impl Volume {
                 self.to_free.extend([(group, 0), (group, self.geometry().segment_pages() - 1)]);
                 continue;
             }
-            if first.is_none() && sure.is_none() {
-                // Its footer alone arrived, so nothing in it was promised to survive what happened.
-                self.to_free.push((group, geometry.segment_pages() - 1));
-                continue;
-            }
             if first.is_none() {
                 return Err(self.group_error(group, "neither its footer nor its first header is whole"));
             }
             let entries = self.take_chain(io, group, seen.incarnation, committed)?;
             if let Some(entries) = entries {
-                unsealed.push(Unsealed { group, entries });
+                unsealed.push(Unsealed { group, entries, footer: footer.is_some() });
             }
         }
         self.report(progress, Phase::OpenGroups, count, count);
         Ok(unsealed)
+    }
+
+    /// Whether the group of this footer has stripes that it does not know.
+    fn goes_on(&mut self, io: &mut dyn BlockIo, footer: &StripeHeader) -> bool {
+        self.read_header(io, footer.group, footer.used).is_some_and(|(header, _)| {
+            header.kind == StripeKind::Data && header.incarnation == footer.incarnation && header.stripe > footer.stripe
+        })
     }
 
     fn report(&self, progress: &mut dyn FnMut(Progress), phase: Phase, done: u64, of: u64) {
