@@ -248,8 +248,11 @@ impl Volume {
     /// filled again needs it sealed.
     fn take_open(&mut self, unsealed: &mut Vec<Unsealed>) {
         let geometry = self.geometry();
+        // Groups are in the order of their records: only the newest of all may get more.
+        let newest = self.groups.iter().filter(|g| g.state != GroupState::Free).map(|g| g.incarnation).max();
         if let Some(Unsealed { group, footer: false, .. }) = unsealed.last()
             && let Some(state) = self.groups.get_mut(*group as usize)
+            && Some(state.incarnation) == newest
             && state.used + 8 < geometry.segment_pages()
             && self.superblock.members.iter().all(|member| {
                 !matches!(member.state, MemberState::Rebuilding { .. }) || state.incarnation >= member.since
