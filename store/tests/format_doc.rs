@@ -348,7 +348,7 @@ fn limits_are_as_the_table_says() {
     assert_eq!(limits["Parity columns"], format!("0 to {MAX_PARITY}"));
     assert_eq!(limits["Devices of a pool"], format!("k + m to {MEMBERS_MAX}"));
     assert_eq!(limits["Shards"], format!("1 to {SHARDS_MAX}"));
-    let mib = |pages: u32| u64::from(pages) * 4096 >> 20;
+    let mib = |pages: u32| (u64::from(pages) * 4096) >> 20;
     assert_eq!((mib(SEGMENT_PAGES_MIN), mib(SEGMENT_PAGES_MAX)), (1, 1024));
     assert_eq!(limits["Segment"], "1 MiB to 1 GiB");
     assert!(limits["Groups of a volume"].starts_with(&format!("{GROUPS_MIN} to 2³² pages")));

@@ -117,9 +117,7 @@ impl World {
         let found = self.browse(0, |browser| {
             (0..groups).filter_map(|group| browser.group(group)).find_map(|view| {
                 let sealed = view.kind == GroupKind::Sealed;
-                let fits = |header: &&StripeHeader| {
-                    sealed && header.kind == StripeKind::Data && header.rows >= least
-                };
+                let fits = |header: &&StripeHeader| sealed && header.kind == StripeKind::Data && header.rows >= least;
                 let header = view.stripes.iter().filter_map(|stripe| stripe.header.as_ref()).find(fits)?;
                 Some((view.group, header.row, header.rows))
             })
@@ -214,7 +212,7 @@ fn name(key: u64) -> Key {
 }
 
 fn bytes(key: u64, len: usize) -> Vec<u8> {
-    (0..len as u64).map(|n| ((n * (key + 77) >> 5) + (n >> 12)) as u8).collect()
+    (0..len as u64).map(|n| (((n * (key + 77)) >> 5) + (n >> 12)) as u8).collect()
 }
 
 /// A pool with values of all sizes in several groups, one of them replaced and one deleted.

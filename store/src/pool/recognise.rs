@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn any_bytes_are_survived() {
         for len in [0, 1, 511, 512, 1100, 4090, 4097, 70_000] {
-            let bytes: Vec<u8> = (0..len).map(|n: usize| (n * 131 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..len).map(|n: usize| ((n * 131) >> 3) as u8).collect();
             let _ = contents(&bytes, &[], 0, len as u64);
             let _ = contents(&bytes, &bytes, 0, len as u64);
         }

@@ -80,10 +80,16 @@ pub(super) fn superblock(
         report.add(Finding::new(Kind::SuperblockLost, Severity::Loss, spot, what));
         return None;
     };
+    // A crash may have come between the devices, or in the middle of a write: the state before is in the other slot.
+    let recent = |member: u16| {
+        let own = whole().filter(|(other, _)| *other == member).map(|(_, found)| found.epoch).max();
+        own.is_some_and(|epoch| !newest.clean && epoch + 1 >= newest.epoch)
+    };
+    let severity = |member| if recent(member) { Severity::Note } else { Severity::Repairable };
     for (member, slot, superblock) in &found {
         if let Err(why) = superblock {
             let what = format!("slot {slot} of the superblock: {why}");
-            report.add(Finding::new(Kind::Superblock, Severity::Repairable, spot(*member), what));
+            report.add(Finding::new(Kind::Superblock, severity(*member), spot(*member), what));
         }
     }
     for (member, known) in (0u16..).zip(&newest.members) {
@@ -98,7 +104,7 @@ pub(super) fn superblock(
                 continue;
             }
             MemberState::Failed => {
-                report.add(finding(Kind::DeviceFailed, "it has failed: nothing on it counts".to_owned()))
+                report.add(finding(Kind::DeviceFailed, "it has failed: nothing on it counts".to_owned()));
             }
             MemberState::Rebuilding { rebuilt } => {
                 let what = format!("it is being filled: groups below {rebuilt} of {} are complete", geometry.groups());
@@ -114,7 +120,7 @@ pub(super) fn superblock(
         if epoch != Some(newest.epoch) {
             let has = epoch.map_or("no whole superblock".to_owned(), |epoch| format!("epoch {epoch}"));
             let what = format!("it has {has}, the newest superblock has epoch {}", newest.epoch);
-            report.add(finding(Kind::Superblock, what));
+            report.add(Finding::new(Kind::Superblock, severity(member), spot(member), what));
         } else if own.iter().any(|found| found.epoch == newest.epoch && **found != newest) {
             let what = format!("its superblock of epoch {} is not that of the other devices", newest.epoch);
             report.add(finding(Kind::Superblock, what));

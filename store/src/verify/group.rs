@@ -64,13 +64,21 @@ impl Check<'_> {
             let copies = self.reader.header_copies(scan.group, row);
             let found = chosen(&copies, Some(scan.incarnation)).cloned();
             let Some((header, page)) = found.filter(|(header, _)| header.kind == StripeKind::Data) else {
+                // A footer may be there before the stripes in front of it.
+                let early = scan.footer.as_ref().is_some_and(|footer| footer.stripe > self.committed + 1);
+                if early && last_stripe >= self.committed && !self.superblock().clean {
+                    let what = "the log ends here, in front of commits that had not ended".to_owned();
+                    self.add(Kind::Unfinished, Severity::Note, self.spot(scan.group, Some(row)), what);
+                    return;
+                }
                 row = self.without_header(scan, footer.as_ref(), row, reference);
                 sure = false;
                 continue;
             };
             // The commits at the end of the log may not have ended.
             let unfinished = header.stripe > self.committed && !self.superblock().clean;
-            if !unfinished {
+            let freeing = row == 0 && scan.erased;
+            if !unfinished && !freeing {
                 self.judge_copies(scan.group, row, &copies, &page);
             }
             self.report.stripes += 1;

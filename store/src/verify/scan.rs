@@ -6,6 +6,9 @@ use super::{
 };
 use crate::format::{StripeHeader, StripeKind};
 
+/// Numbers that may be missing between two stripes of one run; a start skips more.
+const GAP: u64 = 8;
+
 /// A group in use.
 #[derive(Debug)]
 pub(super) struct Scan {
@@ -45,6 +48,21 @@ pub(super) fn chosen(copies: &[HeaderCopy], incarnation: Option<u64>) -> Option<
     let whole = copies.iter().filter_map(|copy| copy.found.as_ref().ok());
     let right = whole.filter(|(header, _)| incarnation.is_none_or(|incarnation| header.incarnation == incarnation));
     right.max_by_key(|(header, _)| (header.incarnation, header.kind == StripeKind::Freed, header.stripe))
+}
+
+/// How many of the headers behind the end of a log are of stripes behind one that was durable.
+///
+/// They may be of several runs of the pool: a start goes on with higher numbers, and may write over what it did not find.
+/// Only those of its own run say whether the stripe in front of the first one of a run was durable.
+fn hidden(beyond: &[StripeHeader]) -> usize {
+    let mut headers: Vec<&StripeHeader> = beyond.iter().collect();
+    headers.sort_unstable_by_key(|header| header.stripe);
+    let runs = headers.chunk_by(|a, b| b.stripe - a.stripe <= GAP);
+    let lost = |run: &&[&StripeHeader]| {
+        let committed = run.iter().map(|header| header.committed).max().unwrap_or(0);
+        run.first().is_some_and(|first| committed + 1 >= first.stripe)
+    };
+    runs.filter(lost).map(<[_]>::len).sum()
 }
 
 impl Check<'_> {
@@ -108,6 +126,11 @@ impl Check<'_> {
         if scan.kind != StripeKind::Data {
             return;
         }
+        // A start has taken back what stood here, and nothing durable has been written since.
+        let end = if row < rows { self.header(scan.group, row, Some(scan.incarnation)) } else { None };
+        if end.is_some_and(|header| header.kind == StripeKind::Freed) {
+            return;
+        }
         // A header that is lost in the middle hides what follows it, so the rest is searched for headers.
         let last = scan.chain.last().map_or(0, |last| last.stripe);
         row += 1;
@@ -144,13 +167,19 @@ impl Check<'_> {
                 self.add(Kind::Inconsistent, Severity::Loss, self.spot(newer.group, None), what);
             }
         }
+        // What a start calls committed comprises numbers that it has skipped. Commits go to the group that is being filled, so
+        // that only their headers tell of stripes in it.
+        let commits = scans.iter().filter(|scan| scan.kind == StripeKind::Data).flat_map(Scan::headers);
+        let commits = commits.filter(|header| header.kind == StripeKind::Data);
+        let durable = commits.map(|header| header.committed).max().unwrap_or(0);
         for scan in scans.iter().filter(|scan| scan.footer.is_none() && scan.kind == StripeKind::Data) {
             let last = scan.chain.last();
             let end = last.map_or(0, |last| last.row + 1 + last.rows);
-            let lost = scan.beyond.iter().filter(|header| header.stripe <= self.committed).count();
+            let lost = hidden(&scan.beyond);
             if lost > 0 {
                 let what = format!(
-                    "all copies of the header in this row are damaged, and hide at least {lost} stripes behind it that were durable"
+                    "all copies of the header in this row are damaged, and hide at least {lost} stripes behind it that were \
+                     durable"
                 );
                 self.add(Kind::HeaderLost, Severity::Loss, self.spot(scan.group, Some(end)), what);
             } else if !scan.beyond.is_empty() {
@@ -158,42 +187,36 @@ impl Check<'_> {
                 self.add(Kind::Unfinished, Severity::Note, self.spot(scan.group, Some(end)), what);
             }
         }
-        self.ends(&by_age);
+        self.ends(&by_age, durable);
     }
 
-    /// Groups that were full have a footer. Stripes are numbered without gaps, but for commits that never ended, so that the
-    /// group that follows tells whether one has lost its end.
-    fn ends(&mut self, by_age: &[&Scan]) {
+    /// All groups but the one that is being filled have a footer, unless a crash came in between. Within a run stripes are
+    /// numbered without gaps, so that the group that was opened next tells whether one has lost its end.
+    fn ends(&mut self, by_age: &[&Scan], durable: u64) {
+        let newest = by_age.iter().rev().find(|scan| scan.kind == StripeKind::Data).map(|scan| scan.group);
         for (n, scan) in by_age.iter().enumerate() {
             if scan.footer.is_some() || scan.kind != StripeKind::Data || !scan.beyond.is_empty() {
                 continue;
             }
-            let next =
-                by_age.get(n + 1..).unwrap_or_default().iter().find_map(|newer| Some(newer.first.as_ref()?.stripe));
-            let durable = next.unwrap_or(u64::MAX).min(self.committed + 1);
-            let missing = durable.saturating_sub(scan.last_stripe() + 1);
             let spot = self.spot(scan.group, None);
-            match missing {
-                _ if scan.erased => {
-                    let what =
-                        "it was about to be freed: its footer says that it is freed, and row 0 does not yet".to_owned();
-                    self.add(Kind::Stale, Severity::Note, spot, what);
-                }
-                0 if self.superblock().clean => {
-                    let what = "it has no footer, though the pool was stopped cleanly".to_owned();
-                    self.add(Kind::FooterLost, Severity::Repairable, spot, what);
-                }
-                0 => {}
-                // The footer has a number like every stripe.
-                1 if next.is_some() => {
-                    let what = "all copies of the header of its footer are damaged".to_owned();
-                    self.add(Kind::FooterLost, Severity::Repairable, spot, what);
-                }
-                _ => {
-                    let first = scan.last_stripe() + 1;
-                    let what = format!("stripes {first} to {} were durable and are not there", first + missing - 1);
-                    self.add(Kind::HeaderLost, Severity::Loss, spot, what);
-                }
+            let next = by_age.get(n + 1).filter(|next| next.incarnation == scan.incarnation + 1);
+            let next = next.and_then(|next| Some(next.first.as_ref()?.stripe)).unwrap_or(0);
+            // The footer has a number like every stripe.
+            let missing = next.min(durable + 1).saturating_sub(scan.last_stripe() + 2);
+            if scan.erased {
+                let what =
+                    "it was about to be freed: its footer says that it is freed, and row 0 does not yet".to_owned();
+                self.add(Kind::Stale, Severity::Note, spot, what);
+            } else if missing > 0 {
+                let first = scan.last_stripe() + 1;
+                let what = format!("stripes {first} to {} were durable and are not there", first + missing - 1);
+                self.add(Kind::HeaderLost, Severity::Loss, spot, what);
+            } else if newest != Some(scan.group) {
+                let (severity, when) = match self.superblock().clean {
+                    true => (Severity::Repairable, "though the pool was stopped cleanly"),
+                    false => (Severity::Note, "as a crash may leave it while it is sealed or freed"),
+                };
+                self.add(Kind::FooterLost, severity, spot, format!("it has no whole footer, {when}"));
             }
         }
     }
@@ -224,7 +247,11 @@ impl Check<'_> {
     }
 
     /// Reports the copies of a header that are not as `page`. Those of devices that do not count are none.
+    ///
+    /// After a crash a copy in the last row may be torn: its group was being freed, or sealed.
     pub(super) fn judge_copies(&mut self, group: u32, row: u32, copies: &[HeaderCopy], page: &[u8]) {
+        let torn = row + 1 == self.reader.geometry().segment_pages() && !self.superblock().clean;
+        let severity = if torn { Severity::Note } else { Severity::Repairable };
         for copy in copies {
             let why = match &copy.found {
                 Err(Fault::Untrusted) => continue,
@@ -233,7 +260,7 @@ impl Check<'_> {
                 Err(fault) => fault.to_string(),
             };
             let what = format!("a copy of the stripe header: {why}");
-            self.add(Kind::HeaderCopy, Severity::Repairable, self.column_spot(group, row, copy.column), what);
+            self.add(Kind::HeaderCopy, severity, self.column_spot(group, row, copy.column), what);
         }
     }
 }

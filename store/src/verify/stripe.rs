@@ -203,7 +203,7 @@ impl Check<'_> {
 
     fn misplaced(&mut self, group: u32, row: u32, entry: &Entry) {
         let what = format!("its place ({}) is not one of its stripe, or is another record's", entry.location);
-        self.bad_record(group, row, entry, what);
+        self.bad_record(group, row, entry, &what);
     }
 
     /// Checks a record of which these are all bytes.
@@ -223,25 +223,20 @@ impl Check<'_> {
         let context =
             RecordContext { secret: self.reader.subject.secret, shard: self.reader.shard, group, incarnation };
         if record_crc(crc.finish(), &context, entry) != entry.crc {
-            self.bad_record(
-                group,
-                row,
-                entry,
-                "its checksum does not match, though that of its stripe does".to_owned(),
-            );
+            self.bad_record(group, row, entry, "its checksum does not match, though that of its stripe does");
         } else if trailer != zerocopy::IntoBytes::as_bytes(&entry.trailer()) {
-            self.bad_record(group, row, entry, "its trailer does not agree with its entry".to_owned());
+            self.bad_record(group, row, entry, "its trailer does not agree with its entry");
         }
     }
 
-    fn bad_record(&mut self, group: u32, row: u32, entry: &Entry, what: String) {
+    fn bad_record(&mut self, group: u32, row: u32, entry: &Entry, what: &str) {
         let column = self.reader.geometry().resolve(entry.location).0;
         let spot = if column < self.reader.geometry().width() {
             self.column_spot(group, row, column)
         } else {
             self.spot(group, Some(row))
         };
-        self.lost.add(entry, spot, &what);
+        self.lost.add(entry, spot, what);
     }
 
     /// A finding about a record.

@@ -9,6 +9,7 @@ use kvof_store::{
     format::{EntryKind, MemberState, NamespaceMode, StripeKind},
     pool::{PoolDevices, PoolIo},
     verify::{Browser, GroupKind, GroupView, StripeView, Subject},
+    volume::shard_of,
 };
 use serde::Serialize;
 
@@ -86,7 +87,7 @@ pub(crate) fn run(args: &DumpArgs, output: &mut Output) -> Result<Exit> {
     }
     for shard in shards(args, &subject) {
         if args.superblocks || none {
-            superblock(&devices, browser(&mut io, &subject, shard)?, shard, &mut document, output)?;
+            superblock(&devices, &browser(&mut io, &subject, shard)?, shard, &mut document, output)?;
         }
         if args.groups || args.entries {
             groups(args, browser(&mut io, &subject, shard)?, shard, &subject, &mut document, output)?;
@@ -238,7 +239,7 @@ fn labels(devices: &PoolDevices, document: &mut Document, output: &mut Output) -
 
 fn superblock(
     devices: &PoolDevices,
-    browser: Browser<'_>,
+    browser: &Browser<'_>,
     shard: u16,
     document: &mut Document,
     output: &mut Output,
@@ -450,10 +451,10 @@ fn show_group(found: &GroupDocument, view: &GroupView, output: &mut Output) -> R
     Ok(())
 }
 
-/// Finds a value in whichever shard has it, without the index.
+/// Finds a value without the index, in the shard of its key unless another is asked for.
 fn record(args: &DumpArgs, key: Key, subject: &Subject, io: &mut PoolIo, output: &mut Output) -> Result<Exit> {
     let mut seen = Vec::new();
-    for shard in shards(args, subject) {
+    for shard in [args.shard.unwrap_or_else(|| shard_of(&key, subject.geometry.shards()))] {
         let mut browser = browser(io, subject, shard)?;
         let slots: Vec<(u16, uuid::Uuid)> = (0..)
             .zip(&browser.superblock().namespaces)
