@@ -101,6 +101,8 @@ pub struct Volume {
     free: u32,
     /// Headers, by group and row, that say Freed in one copy, or of stripes that were dropped; only while opening.
     to_free: Vec<(u32, u32)>,
+    /// Copies of headers that could not be read; only while opening.
+    unread_headers: u64,
     /// What all live records cost, bytes.
     live: u64,
     open: Option<OpenGroup>,

@@ -92,6 +92,7 @@ impl Volume {
             groups: vec![Group::FREE; geometry.groups() as usize],
             free: 0,
             to_free: Vec::new(),
+            unread_headers: 0,
             live: 0,
             open: None,
             seal_wanted: false,
@@ -327,7 +328,10 @@ impl Volume {
             if !self.trusts(member, group, u64::MAX) {
                 continue;
             }
-            let Ok(page) = self.read(io, group, column, row, 1) else { continue };
+            let Ok(page) = self.read(io, group, column, row, 1) else {
+                self.unread_headers += 1;
+                continue;
+            };
             let Ok(header) = StripeHeader::decode(&page) else { continue };
             let here = header.check_place(self.config.secret, self.config.shard, group, row).is_ok();
             let last = geometry.segment_pages();
@@ -434,6 +438,7 @@ impl Volume {
         let mut committed = 0;
         for group in 0..geometry.groups() {
             self.report(progress, Phase::Headers, group.into(), count);
+            let unread = self.unread_headers;
             let first = self.read_header(io, group, 0).map(|(header, _)| header);
             let footer = self.read_header(io, group, geometry.segment_pages() - 1).map(|(header, _)| header);
             for header in first.iter().chain(&footer) {
@@ -461,6 +466,10 @@ impl Volume {
                     && counts(footer)
                     && first.as_ref().is_none_or(|f| f.incarnation == footer.incarnation)
             });
+            if first.is_none() && footer.is_none() && self.unread_headers > unread {
+                // What could not be read now was never acknowledged, and must not be there at the next start.
+                self.to_free.extend([(group, 0), (group, geometry.segment_pages() - 1)]);
+            }
             if let Some(header) = first.as_ref().or(footer.as_ref()) {
                 seen.push(Seen { group, incarnation: header.incarnation, first, footer });
             }
@@ -583,7 +592,6 @@ impl Volume {
                         // It was never acknowledged: the log ends before it. Another start must not see it differently.
                         // Nor must a footer that lists it be believed, once later numbers are committed.
                         self.to_free.push((group, geometry.segment_pages() - 1));
-                        self.to_free.push((group, header.row));
                         break;
                     }
                     return Err(self.group_error(group, &format!("the stripe at row {} is damaged", header.row)));
@@ -603,6 +611,10 @@ impl Volume {
             used = header.row + 1 + header.rows;
             opened = opened.min(header.opened);
             all.extend(entries);
+        }
+        if used < geometry.segment_pages() - 1 {
+            // Here the log ends, also for another start that could read more.
+            self.to_free.push((group, used));
         }
         if used == 0 {
             return Ok(None);
