@@ -176,7 +176,8 @@ impl Volume {
         let members = self.superblock.members.len();
         let failed: Vec<String> = (0..)
             .zip(&self.superblock.members)
-            .filter(|(_, member)| member.state == MemberState::Failed)
+            // One that is still being filled has not everything: it takes the place of none that is missing.
+            .filter(|(_, member)| member.state != MemberState::Live)
             .map(|(number, _): (usize, _)| number.to_string())
             .collect();
         let live = members - failed.len();
