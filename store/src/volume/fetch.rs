@@ -9,6 +9,7 @@ use zerocopy::FromBytes as _;
 use super::{
     Op, Volume,
     change::{Change, Content, Origin},
+    members::is_round,
     place::{self, Found, Place},
 };
 use crate::{
@@ -178,7 +179,7 @@ impl Volume {
         for (part, (span, buf)) in spans.iter().zip(parts).enumerate() {
             let offset = geometry.offset(self.config.shard, place.group, span.column, span.row);
             let member = geometry.member(place.group, span.column);
-            self.request(Op::Fetch { fetch: id, part }, member, DeviceOp::Read { offset, buf });
+            self.request(Op::Fetch { fetch: id, part, member }, member, DeviceOp::Read { offset, buf });
         }
         true
     }
@@ -265,7 +266,7 @@ impl Volume {
             (fetch.waiting, fetch.failed) = (1, false);
             let offset = geometry.offset(self.config.shard, group, *column, first.row);
             let member = geometry.member(group, *column);
-            self.request(Op::Fetch { fetch: id, part: 0 }, member, DeviceOp::Read { offset, buf: buf.into() });
+            self.request(Op::Fetch { fetch: id, part: 0, member }, member, DeviceOp::Read { offset, buf: buf.into() });
             return;
         };
         if matches!(fetch.stage, Stage::Columns { .. }) {
@@ -299,7 +300,7 @@ impl Volume {
         for (part, (column, buf)) in columns.iter().zip(parts).enumerate() {
             let offset = geometry.offset(self.config.shard, group, *column, row);
             let member = geometry.member(group, *column);
-            self.request(Op::Fetch { fetch: id, part }, member, DeviceOp::Read { offset, buf });
+            self.request(Op::Fetch { fetch: id, part, member }, member, DeviceOp::Read { offset, buf });
         }
     }
 
@@ -388,12 +389,16 @@ impl Volume {
     fn give_up(&mut self, id: usize) {
         let Some(fetch) = self.end_fetch(id) else { return };
         self.stats.unrecovered += 1;
-        tracing::error!(
+        // A device that is lost beyond parity takes many values with it: not a line for each.
+        if is_round(self.stats.unrecovered) {
+            tracing::error!(
             shard = self.config.shard,
             key = %fetch.key,
             group = fetch.place.group,
+            so_far = self.stats.unrecovered,
             "a value cannot be read: more of its stripe is lost than the parity can replace"
-        );
+            );
+        }
         fetch.waiters.into_iter().for_each(|op| self.done.push_back((op, Err(KvError::Unrecovered))));
         match fetch.why {
             Why::Move => {

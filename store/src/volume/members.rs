@@ -11,6 +11,18 @@ use crate::{
     format::{MemberState, Uuid},
 };
 
+/// Reads in a row that may fail before a device counts as failed.
+const BAD_READS: u32 = 64;
+
+/// Whether a count is 1, 10, 100…: which of many equal events are logged.
+pub(super) const fn is_round(count: u64) -> bool {
+    let mut power = 1;
+    while power < count && power < 1 << 60 {
+        power *= 10;
+    }
+    power == count
+}
+
 /// What a device has done.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemberRuntime {
@@ -22,6 +34,9 @@ pub(super) struct MemberRuntime {
     flushing: Option<u64>,
     /// Writes up to this count are to be flushed.
     wanted: u64,
+    /// Reads that failed since one succeeded, and all that did.
+    bad_reads: u32,
+    read_errors: u64,
     /// While it is being filled again: groups below this are complete. (The superblock may say fewer.)
     pub(super) rebuilt: u32,
 }
@@ -128,6 +143,25 @@ impl Volume {
         let from = self.members.get(member).map_or(0, |member| member.rebuilt);
         self.rebuilds += 1;
         self.rebuild = Some(Rebuild::new(self.rebuilds, member as u16, from, self.now));
+    }
+
+    /// A read has ended: a device that refuses them all is one that failed, as long as the others can do without it.
+    pub(super) fn read_ended(&mut self, member: u16, result: &io::Result<()>) {
+        let Some(state) = self.members.get_mut(usize::from(member)) else { return };
+        let Err(error) = result else {
+            state.bad_reads = 0;
+            return;
+        };
+        state.bad_reads += 1;
+        state.read_errors += 1;
+        if is_round(state.read_errors) {
+            let so_far = state.read_errors;
+            tracing::warn!(shard = self.config.shard, member, %error, so_far, "a read failed");
+        }
+        let failed = self.superblock.members.iter().filter(|member| member.state != MemberState::Live).count();
+        if state.bad_reads >= BAD_READS && failed < self.geometry().m() {
+            self.fail_member(member, &format!("{BAD_READS} reads in a row failed, the last with: {error}"));
+        }
     }
 
     pub(super) fn write_completed(&mut self, member: u16) {

@@ -169,7 +169,7 @@ enum Op {
     Flush { member: u16 },
     Superblock { member: u16 },
     SuperblockFlush { member: u16 },
-    Fetch { fetch: usize, part: usize },
+    Fetch { fetch: usize, part: usize, member: u16 },
     Task { task: usize, piece: usize, member: u16 },
     Erase { member: u16 },
     Freed { member: u16, group: u32 },
@@ -384,8 +384,12 @@ impl Volume {
             (Op::Flush { member }, DeviceDone::Flush(result)) => self.flushed(member, result),
             (Op::Superblock { member }, DeviceDone::Write(result)) => self.superblock_written(member, result),
             (Op::SuperblockFlush { member }, DeviceDone::Flush(result)) => self.superblock_flushed(member, result),
-            (Op::Fetch { fetch, part }, DeviceDone::Read { buf, result }) => self.fetched(fetch, part, buf, result),
-            (Op::Task { task, piece, .. }, DeviceDone::Read { buf, result }) => {
+            (Op::Fetch { fetch, part, member }, DeviceDone::Read { buf, result }) => {
+                self.read_ended(member, &result);
+                self.fetched(fetch, part, buf, result);
+            }
+            (Op::Task { task, piece, member }, DeviceDone::Read { buf, result }) => {
+                self.read_ended(member, &result);
                 self.task_read(task, piece, buf, result);
             }
             (Op::Task { task, member, .. }, DeviceDone::Write(result)) => self.task_written(task, member, result),
