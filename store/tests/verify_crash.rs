@@ -1,7 +1,7 @@
 //! Whatever moment a pool stops at, its second reader finds nothing wrong with what the engine has written.
 //!
 //! Simulated devices reorder and tear what is in flight; requests of all kinds run on a pool so small that it is cleaned all
-//! the time. A failure prints the seed; `KVOF_SEED=…` repeats it.
+//! the time. A failure prints the seed; `KVOF_SEED=…` repeats it, and `KVOF_EPISODES=1000` tries more of them.
 
 use std::{env, time::Duration};
 
@@ -17,7 +17,7 @@ use kvof_store::{
     format::{NamespaceMode, Secret, Uuid},
     geometry::Geometry,
     usage::Usage,
-    verify::{Depth, Report, Severity, Subject, verify_shard},
+    verify::{Depth, Finding, Kind, Report, Severity, Subject, verify_shard},
     volume::{Durability, NamespaceSpec, VolumeConfig},
 };
 
@@ -114,7 +114,8 @@ impl Run {
         for depth in [Depth::Quick, Depth::Full] {
             for shard in 0..self.subject.geometry.shards() {
                 let report = verify_shard(devices.block_io(), &self.subject, shard, depth, &mut |_| ());
-                let fine = report.worst().is_none_or(|worst| worst == Severity::Note);
+                let fine =
+                    report.findings.iter().all(|finding| finding.severity == Severity::Note || self.is_half(finding));
                 assert!(fine, "KVOF_SEED={:#x}, {when}, {depth:?}: {:#?}", self.seed, report.findings);
                 if depth == Depth::Full {
                     all.merge(report);
@@ -122,6 +123,12 @@ impl Run {
             }
         }
         all
+    }
+
+    /// Half a footer: the last commit of a crash, which is not written again if the half that is there is enough.
+    fn is_half(&self, finding: &Finding) -> bool {
+        let last = self.subject.geometry.segment_pages() - 1;
+        matches!(finding.kind, Kind::Column | Kind::HeaderCopy) && finding.spot.row == Some(last)
     }
 
     fn crash(&mut self, devices: &SimDevices) -> (SimDevices, Crash) {
@@ -175,7 +182,8 @@ fn whenever_a_pool_stops_it_is_sound() {
 #[test]
 fn fresh_seeds_are_sound_too() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    for n in 0..6 {
+    let episodes = env::var("KVOF_EPISODES").map_or(6, |text| text.parse().unwrap());
+    for n in 0..episodes {
         let seed = derive(now.as_nanos() as u64, n);
         println!("KVOF_SEED={seed:#x}");
         episode(seed, 12);

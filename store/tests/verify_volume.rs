@@ -370,7 +370,10 @@ fn headers_are_compared_and_missed() {
 #[test]
 fn lost_header_pages_lose_the_values_in_them() {
     let mut world = World::new(4, 1, 5, 1);
-    world.run(true, |hosts| (0..20).for_each(|key| hosts.store(&[(key, 100)])));
+    world.run(true, |hosts| {
+        (0..20).for_each(|key| hosts.store(&[(key, 100)]));
+        (20..26).for_each(|key| hosts.store(&[(key, 900_000)]));
+    });
     world.clean();
     let rows = world.geometry.header_columns(5).collect::<Vec<_>>();
     let group = world.find(GroupKind::Sealed);

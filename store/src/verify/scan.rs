@@ -88,6 +88,13 @@ impl Check<'_> {
         let footer = self.header(group, last, first.as_ref().map(|first| first.incarnation));
         let erased = footer.as_ref().is_some_and(|footer| footer.kind == StripeKind::Freed);
         let footer = footer.filter(|footer| footer.kind == StripeKind::Footer);
+        // After a crash a group may go on behind a footer that was written before it; in the end another takes its place.
+        let goes_on = footer.as_ref().is_some_and(|footer| {
+            let next =
+                if footer.used < last { self.header(group, footer.used, Some(footer.incarnation)) } else { None };
+            next.is_some_and(|next| next.kind == StripeKind::Data && next.stripe > footer.stripe)
+        });
+        let footer = footer.filter(|_| !goes_on);
         let head = first.as_ref().or(footer.as_ref())?;
         let mut scan = Scan {
             group,
