@@ -2,9 +2,11 @@
 
 use std::{
     fs,
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
+    time::Duration,
 };
 
 use kvof_initiator::{
@@ -117,11 +119,14 @@ fn a_killed_target_has_lost_nothing_that_it_acknowledged() {
             for (worker, count) in acknowledged.iter().enumerate() {
                 let kv = &kv;
                 scope.spawn(move || {
-                    for i in count.load(Ordering::Acquire).. {
+                    for turn in 0.. {
+                        // New values, and then the same ones again, so that the namespace is never full.
+                        let stored = count.load(Ordering::Acquire);
+                        let i = if stored < round * 12 + 10 { stored } else { turn % stored };
                         let (name, value) = numbered(worker, i);
                         match put(kv, &name, value) {
-                            Ok(()) => count.store(i + 1, Ordering::Release),
-                            Err(Error::Status { .. }) => panic!("worker {worker}, value {i}"),
+                            Ok(()) => count.store(stored.max(i + 1), Ordering::Release),
+                            Err(error @ Error::Status { .. }) => panic!("worker {worker}, value {i}: {error}"),
                             Err(_) => break,
                         }
                     }
@@ -223,6 +228,32 @@ fn a_device_is_replaced_while_the_target_serves() {
     process.signal("TERM");
     let (code, log) = process.end();
     assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn the_service_manager_waits_while_pools_open_and_close() {
+    let (folder, _, _) = pool_folder((1, 1), 2);
+    let socket = folder.path().join("notify");
+    let config = folder.path().join("target.toml");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let receive = || {
+        let mut buffer = [0; 256];
+        let length = manager.recv(&mut buffer).unwrap();
+        text(&buffer[..length])
+    };
+    let process = Process::start_in(folder, &["--config", config.to_str().unwrap()], |command| {
+        command.env("NOTIFY_SOCKET", &socket);
+    });
+    assert_eq!(receive(), "STATUS=opening pool flash\nEXTEND_TIMEOUT_USEC=60000000");
+    assert_eq!(receive(), "READY=1\nSTATUS=serving");
+    process.signal("TERM");
+    assert_eq!(receive(), "STOPPING=1");
+    // Once for each of two volumes.
+    for _ in 0..2 {
+        assert_eq!(receive(), "STATUS=closing pools\nEXTEND_TIMEOUT_USEC=60000000");
+    }
+    assert_eq!(process.end().0, Some(0));
 }
 
 #[test]
