@@ -11,11 +11,14 @@ STAMPS := .build/stamps
 # A guest that cannot run fails the tests instead of being skipped; `make test KVOF_REQUIRE_GUEST=` skips it.
 KVOF_REQUIRE_GUEST ?= 1
 FUZZ_SECONDS ?= 60
+SEED ?=
+HOURS ?= 0.05
+ARGS ?=
 
 # How often `make torture` kills the target; `make test` has a short run.
 KILLS ?= 3000
 
-.PHONY: help setup build demo test unit docs interop torture torture-short bench lint fuzz clean
+.PHONY: help setup build demo test unit docs interop torture torture-short bench lint sim fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -65,8 +68,16 @@ torture: build ## kill the target under load KILLS times (3000), damage devices,
 torture-short: build
 	cargo run --release --locked --quiet -p kvof-tools --example torture -- --kills 30
 
-bench: build ## figures for docs/performance.md
+$(STAMPS)/bench: interop-tests/bench/setup.sh
+	@interop-tests/bench/setup.sh
+	@mkdir -p $(STAMPS) && touch $@
+
+bench: build $(STAMPS)/bench ## figures for docs/performance.md
 	@tools/bench
+
+# SEED: decimal or 0x hexadecimal, empty for a fresh one. HOURS may be a fraction. ARGS: see docs/simulator.md.
+sim: ## the engine under simulated faults for HOURS (0.05) from SEED (fresh): prints what repeats a failure
+	cargo run --profile test --locked --quiet -p kvof-store --example sim -- --seed "$(SEED)" --hours "$(HOURS)" $(ARGS)
 
 fuzz: ## run each fuzz body for FUZZ_SECONDS (60); needs a nightly toolchain
 	@fuzz/run.sh $(FUZZ_SECONDS)

@@ -1,7 +1,7 @@
 //! The long simulation: episodes of mixed faults, crashes and rebuilds against the reference, until the time is over or a
 //! promise is broken. `docs/simulator.md` says how to read what it prints.
 //!
-//! `cargo run -p kvof-store --example sim -- [--seed N] [--hours H] [--episode N]`
+//! `cargo run --profile test -p kvof-store --example sim -- [--seed N] [--hours H] [--episode N]`
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -45,7 +45,7 @@ fn kind(outcome: &Outcome) -> Option<&'static str> {
 
 /// What repeats the episode.
 pub fn command(seed: u64, only: &Only) -> String {
-    let mut text = format!("cargo run -p kvof-store --example sim -- --episode-seed {seed:#x}");
+    let mut text = format!("cargo run --profile test -p kvof-store --example sim -- --episode-seed {seed:#x}");
     if let Some(steps) = only.steps {
         text += &format!(" --steps {steps}");
     }
