@@ -125,10 +125,15 @@ impl Run {
         all
     }
 
-    /// Half a footer: the last commit of a crash, which is not written again if the half that is there is enough.
+    /// Half a footer, the last commit before a crash, or half a group that was being freed: recovery does not write again what
+    /// is enough as it is.
     fn is_half(&self, finding: &Finding) -> bool {
         let last = self.subject.geometry.segment_pages() - 1;
-        matches!(finding.kind, Kind::Column | Kind::HeaderCopy) && finding.spot.row == Some(last)
+        match finding.kind {
+            Kind::Column => finding.spot.row == Some(last),
+            Kind::HeaderCopy => finding.spot.row == Some(last) || finding.spot.row == Some(0),
+            _ => false,
+        }
     }
 
     fn crash(&mut self, devices: &SimDevices) -> (SimDevices, Crash) {
@@ -157,8 +162,7 @@ fn episode(seed: u64, moments: usize) -> u64 {
         }
         if run.rng.one_in(2) {
             let mut stopped = again.close().unwrap_or_else(|error| panic!("seed {seed:#x}: {error}"));
-            let report = run.check(&mut stopped, &format!("moment {moment}, {kind:?}, stopped cleanly"));
-            assert!(report.groups_used > 0);
+            run.check(&mut stopped, &format!("moment {moment}, {kind:?}, stopped cleanly"));
         } else {
             let (mut after, second) = run.crash(again.devices());
             run.check(&mut after, &format!("moment {moment}, {kind:?}, then {second:?}"));

@@ -65,8 +65,7 @@ impl Check<'_> {
             let found = chosen(&copies, Some(scan.incarnation)).cloned();
             let Some((header, page)) = found.filter(|(header, _)| header.kind == StripeKind::Data) else {
                 // A footer may be there before the stripes in front of it.
-                let early = scan.footer.as_ref().is_some_and(|footer| footer.stripe > self.committed + 1);
-                if early && last_stripe >= self.committed && !self.superblock().clean {
+                if !self.superblock().clean && self.next_stripe(scan, row, last_stripe) > self.committed + 1 {
                     let what = "the log ends here, in front of commits that had not ended".to_owned();
                     self.add(Kind::Unfinished, Severity::Note, self.spot(scan.group, Some(row)), what);
                     return;
@@ -152,6 +151,16 @@ impl Check<'_> {
             return None;
         }
         Some(Footer { stripes, entries, used: header.used })
+    }
+
+    /// The number of the first stripe, or footer, of a group behind `row` that is later than `last`.
+    fn next_stripe(&mut self, scan: &Scan, row: u32, last: u64) -> u64 {
+        let end = scan.footer.as_ref().map_or(0, |footer| footer.used);
+        let next = (row + 1..end).find_map(|row| {
+            let header = self.header(scan.group, row, Some(scan.incarnation))?;
+            (header.kind == StripeKind::Data && header.stripe > last).then_some(header.stripe)
+        });
+        next.or(scan.footer.as_ref().map(|footer| footer.stripe)).unwrap_or(0)
     }
 
     /// A row where a header must be and none is. Gives the row to go on with.

@@ -42,12 +42,12 @@ impl Scan {
     }
 }
 
-/// The header that counts at a row: of the whole copies that of the highest incarnation, or of the one asked for. One that
-/// says that its group was freed counts more than what it took the place of.
+/// The header that counts at a row: of the whole copies that of the highest incarnation, or of the one asked for, and of those
+/// the latest. What says that a group was freed has a higher number than what it took the place of.
 pub(super) fn chosen(copies: &[HeaderCopy], incarnation: Option<u64>) -> Option<&(StripeHeader, Vec<u8>)> {
     let whole = copies.iter().filter_map(|copy| copy.found.as_ref().ok());
     let right = whole.filter(|(header, _)| incarnation.is_none_or(|incarnation| header.incarnation == incarnation));
-    right.max_by_key(|(header, _)| (header.incarnation, header.kind == StripeKind::Freed, header.stripe))
+    right.max_by_key(|(header, _)| (header.incarnation, header.stripe))
 }
 
 /// How many of the headers behind the end of a log are of stripes behind one that was durable.
