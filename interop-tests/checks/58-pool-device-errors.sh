@@ -3,7 +3,7 @@
 # limit: 240
 # cpus: 2
 # target: may end
-# target-log: disk[0-9]|flash
+# target-log: device failed|takes no more changes|cannot be read|beyond repair|degraded
 dm_devices 5 96
 "$KVOF" format --name flash --profile 4+1 "${devices[@]}"
 pool_config "${devices[@]}"
@@ -23,7 +23,7 @@ dm_change disk1 "0 $sectors error"
 wait $loop || { cat $work/loop; fail "loop-io while disk1 failed"; }
 cat $work/loop
 json $work/loop '.interrupted == 0' '.errors == 0' '.wrong_bytes == 0' '.completed > 20'
-target_logged disk1
+target_logged 'device failed.* member=1 .*disk1'
 "$KVOF_GUEST" kept $ng --keys 64 | tee $work/kept
 json $work/kept '.right == 64'
 "$KVOF" info 127.0.0.1:4420 --nqn $pool_subsystem | tee $work/info
@@ -33,7 +33,10 @@ grep -E 'disk1|failed|degraded' $work/info
 dm_change disk3 "0 $sectors error"
 "$KVOF_GUEST" kept $ng --keys 64 | tee $work/kept
 json $work/kept '.wrong == 0' '.right + (.statuses["88"] // 0) == 64' '.statuses["88"] > 0'
-target_logged disk3
+# Nothing more is acknowledged that could not be kept.
+refuses "$KVOF_GUEST" keep $ng --keys 1
+target_logged 'device failed.* member=3 .*disk3'
+target_logged 'takes no more changes'
 
 # It comes back with all that it had: nothing is lost.
 disconnect_all

@@ -3,7 +3,7 @@
 # limit: 240
 # cpus: 2
 # target: may end
-# target-log: disk[0-9]|flash
+# target-log: device failed|degraded
 dm_devices 5 96
 modprobe dm_flakey
 "$KVOF" format --name flash --profile 4+1 "${devices[@]}"

@@ -2,7 +2,7 @@
 # wrong with it; a file system that is full is a failed device to the pool, and no host loses what was acknowledged.
 # limit: 120
 # target: may end
-# target-log: small|flash
+# target-log: device failed|degraded
 target_stop
 says() { local wanted=$1; shift; refuses "$@"; grep -q -- "$wanted" <<<"$output" || fail "wanted '$wanted' of: $*"; }
 mkdir -p $work/mistakes
@@ -19,7 +19,7 @@ truncate -s 96M first second third
 says 'first holds' "$KVOF" format --name other first
 
 # At the target's start.
-for mistake in folder:directory tiny:tiny; do
+for mistake in 'folder:folder is neither a file nor a block device' tiny:tiny; do
     pool_config $work/mistakes/${mistake%:*}
     says "${mistake#*:}" "$KVOF_TARGET" --config "$config"
 done
@@ -40,10 +40,11 @@ pool_size=64MiB pool_config $work/mistakes/small/disk $work/mistakes/fifth $work
 target_start
 connect $pool_subsystem
 node $pool_subsystem 1
-"$KVOF_GUEST" keep /dev/ng$node --keys 700
-"$KVOF_GUEST" kept /dev/ng$node --keys 700 | tee $work/kept
-json $work/kept '.right == 700'
-target_logged 'small/disk.*No space left'
+"$KVOF_GUEST" keep /dev/ng$node --keys 1000
+"$KVOF_GUEST" kept /dev/ng$node --keys 1000 | tee $work/kept
+json $work/kept '.right == 1000'
+target_logged 'No space left on device'
+target_logged 'device failed.* member=0 .*small/disk'
 disconnect_all
 target_stop
 umount -l small

@@ -54,7 +54,8 @@ pub(crate) fn run(options: &Options, folder: &Path) -> Result<()> {
                 let count = if sync { few } else { bulk };
                 let shape = Shape { len, count, depth, sync };
                 let name = if sync { "store, each flushed" } else { "store, flushed at the end" };
-                let sides = measure(options, |side| store(folder, shape, side, rocks))?;
+                let files = pool(folder, shape)?;
+                let sides = measure(options, |side| store(&files, folder, shape, side, rocks))?;
                 row(&mut table, name, shape, &sides);
             }
             let shape = Shape { len, count: bulk, depth, sync: false };
@@ -95,10 +96,10 @@ fn row(table: &mut Table, what: &str, shape: Shape, sides: &Sides) {
     ]);
 }
 
-fn store(folder: &Path, shape: Shape, side: usize, rocks: bool) -> Result<Option<Turn>> {
+fn store(files: &Files, folder: &Path, shape: Shape, side: usize, rocks: bool) -> Result<Option<Turn>> {
     match side {
         KVOF => {
-            let files = pool(folder, shape)?;
+            files.format("1+0", None)?;
             let durability = if shape.sync { Durability::Media } else { Durability::Device };
             let (mut engine, _) = Engine::open(&files.paths, durability, 64 << 20)?;
             let ops = (0..shape.count).map(|number| Op::Store { number, len: shape.len as u32 });

@@ -222,10 +222,10 @@ pub(crate) fn space(folder: &Path) -> Result<()> {
         "room taken / stored",
         "records in a stripe",
     ]);
+    let files = Files::create(folder, 5, 256 << 20)?;
     for (len, count) in [(100, 20_000), (4096, 8192), (65536, 2048), (1 << 20, 256)] {
         for depth in [1, 32] {
             let bytes = count * u64::from(len);
-            let files = Files::create(folder, 5, 512 << 20)?;
             files.format("4+1", Some(SEGMENT))?;
             let (mut engine, _) = Engine::open(&files.paths, Durability::Device, INDEX)?;
             engine.run(depth, Fill::InPlace, stores(len, count))?;
