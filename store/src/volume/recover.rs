@@ -30,8 +30,8 @@ use crate::{
 /// Incarnations that one run may use: the superblock is not written each time a group is opened.
 const INCARNATIONS: u64 = 1 << 32;
 
-/// Numbers that stripes in flight may have had when the log ended.
-const STRIPE_NUMBERS: u64 = 16;
+/// More numbers than one run gives to stripes: what a run left behind the end of the log never has the number of a later one.
+const STRIPE_NUMBERS: u64 = 1 << 32;
 
 /// The payload columns of a stripe, whole.
 type Columns = Vec<(usize, PoolBuf)>;
@@ -124,7 +124,7 @@ impl Volume {
             rebuild: None,
             rebuilds: 0,
             scrub: None,
-            scrub_due: Duration::ZERO,
+            scrub_due: super::scrub::FIRST,
             repairs: Default::default(),
             repairing: false,
             draining: false,
@@ -230,6 +230,7 @@ impl Volume {
         self.stripe += STRIPE_NUMBERS;
         self.committed = self.stripe;
         self.superblock.incarnation = self.incarnation;
+        self.superblock.stripe = self.stripe;
         self.superblock.clean = false;
         self.write_superblock_now(io)?;
         for group in checkpoint {
