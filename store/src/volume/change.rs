@@ -204,10 +204,10 @@ impl Volume {
     }
 
     /// A change, of a host or a move, is durable: the index says so from now on.
-    pub(super) fn committed(&mut self, change: Change, entry: &Entry, group: u32) {
+    pub(super) fn committed(&mut self, change: &Change, entry: &Entry, group: u32) {
         let geometry = self.geometry();
         let (slot, key) = (change.slot, change.key);
-        let new = match change.content {
+        let new = match &change.content {
             Content::Value(..) => Place { group, location: entry.location, len: entry.len }.meta(&geometry),
             Content::Tombstone => place::tombstone(&geometry, group),
         };
@@ -289,7 +289,7 @@ impl Volume {
     }
 
     /// A host's change, or a move, cannot be made: the index stays as it was.
-    pub(super) fn failed(&mut self, change: Change, error: KvError) {
+    pub(super) fn failed(&mut self, change: &Change, error: KvError) {
         let (slot, key) = (change.slot, change.key);
         let Origin::Host(_, old) = change.origin else {
             self.move_ended();
@@ -311,7 +311,7 @@ impl Volume {
     }
 
     /// Answers a host's change and lets the next one of its key go on.
-    fn answer(&mut self, change: Change, result: kvof_kv::KvResult<SharedBuf>) {
+    fn answer(&mut self, change: &Change, result: kvof_kv::KvResult<SharedBuf>) {
         let Origin::Host(id, _) = change.origin else { return };
         self.pending_cost = self.pending_cost.saturating_sub(change.cost());
         self.done.push_back((id, result));

@@ -184,7 +184,7 @@ impl Volume {
             let changes = std::mem::take(&mut self.changes);
             for change in changes {
                 match change.content {
-                    Content::Value(..) => self.failed(change, kvof_kv::KvError::CapacityExceeded),
+                    Content::Value(..) => self.failed(&change, kvof_kv::KvError::CapacityExceeded),
                     Content::Tombstone => self.changes.push_back(change),
                 }
             }
@@ -204,7 +204,7 @@ impl Volume {
         self.moves.clear();
         self.no_progress(true, 0);
         for change in std::mem::take(&mut self.changes) {
-            self.failed(change, kvof_kv::KvError::CapacityExceeded);
+            self.failed(&change, kvof_kv::KvError::CapacityExceeded);
         }
         true
     }

@@ -135,7 +135,7 @@ impl Volume {
     /// Answers everything that waits: nothing can be written any more.
     fn fail_all(&mut self) {
         while let Some(change) = self.changes.pop_front().or_else(|| self.moves.pop_front()) {
-            self.failed(change, KvError::Unrecovered);
+            self.failed(&change, KvError::Unrecovered);
         }
         for job in std::mem::take(&mut self.cramped) {
             self.refuse(job, KvError::Unrecovered);
@@ -515,8 +515,8 @@ impl Volume {
         self.stripes.push_back(stripe);
     }
 
-    pub(super) fn stripe_written(&mut self, number: u64, column: usize, member: u16, result: io::Result<()>) {
-        if let Err(error) = &result {
+    pub(super) fn stripe_written(&mut self, number: u64, column: usize, member: u16, result: &io::Result<()>) {
+        if let Err(error) = result {
             self.fail_member(member, &format!("a write failed: {error}"));
         } else {
             self.write_completed(member);
@@ -619,12 +619,12 @@ impl Volume {
         if whole && self.read_only.is_none() {
             self.acknowledged(stripe.number, stripe.media);
             for (change, entry) in stripe.changes {
-                self.committed(change, &entry, stripe.group);
+                self.committed(&change, &entry, stripe.group);
             }
         } else {
             self.set_read_only("a stripe could not be written to enough devices".to_owned());
             for (change, _) in stripe.changes {
-                self.failed(change, KvError::Unrecovered);
+                self.failed(&change, KvError::Unrecovered);
             }
         }
     }

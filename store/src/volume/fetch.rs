@@ -184,7 +184,7 @@ impl Volume {
         true
     }
 
-    pub(super) fn fetched(&mut self, id: usize, part: usize, buf: PoolPart, result: io::Result<()>) {
+    pub(super) fn fetched(&mut self, id: usize, part: usize, buf: PoolPart, result: &io::Result<()>) {
         let Some(fetch) = self.fetches.get_mut(id) else { return };
         fetch.waiting -= 1;
         if result.is_ok()
@@ -206,7 +206,7 @@ impl Volume {
                 match whole {
                     Some(buf) if self.verify(id, buf.get(byte..).unwrap_or_default()) => {
                         let memory = buf.capacity() as u64;
-                        self.deliver(id, buf.freeze(), byte, memory);
+                        self.deliver(id, &buf.freeze(), byte, memory);
                     }
                     other => {
                         if other.is_some() {
@@ -217,7 +217,7 @@ impl Volume {
                     }
                 }
             }
-            Stage::Columns { columns, row, rows } => self.decode(id, &columns, row, rows, got),
+            Stage::Columns { columns, row, rows } => self.decode(id, &columns, row, rows, &got),
         }
     }
 
@@ -306,13 +306,13 @@ impl Volume {
 
     /// Finds the record in what could be read of its stripe: first with the columns that could not be read taken for lost,
     /// then with more of them, since which ones are wrong shows only in the record's checksum.
-    fn decode(&mut self, id: usize, columns: &[usize], row: u32, rows: u32, got: Vec<Option<PoolPart>>) {
+    fn decode(&mut self, id: usize, columns: &[usize], row: u32, rows: u32, got: &[Option<PoolPart>]) {
         let geometry = self.geometry();
         let Some(fetch) = self.fetches.get(id) else { return };
         let Some(stripe) = fetch.stripe else { return self.give_up(id) };
         let width = usize::from(stripe.width);
         let read: Vec<(usize, &[u8])> =
-            columns.iter().zip(&got).filter_map(|(column, part)| Some((*column, &**part.as_ref()?))).collect();
+            columns.iter().zip(got).filter_map(|(column, part)| Some((*column, &**part.as_ref()?))).collect();
         let spare = read.len().saturating_sub(width);
         let pool = if fetch.why == Why::Move { &self.scratch } else { &self.config.buffers };
         let Some(mut out) = pool.alloc(fetch.pages * PAGE) else {
@@ -335,7 +335,7 @@ impl Volume {
                     && self.verify(id, out.get(fetch.byte..).unwrap_or_default())
                 {
                     let (byte, memory) = (fetch.byte, out.capacity() as u64);
-                    return self.deliver(id, out.freeze(), byte, memory);
+                    return self.deliver(id, &out.freeze(), byte, memory);
                 }
                 if !next_choice(&mut choice, read.len()) {
                     break;
@@ -425,7 +425,7 @@ impl Volume {
         Some(fetch)
     }
 
-    fn deliver(&mut self, id: usize, pages: SharedBuf, byte: usize, memory: u64) {
+    fn deliver(&mut self, id: usize, pages: &SharedBuf, byte: usize, memory: u64) {
         let Some(fetch) = self.end_fetch(id) else { return };
         let Some(value) = pages.slice(byte..byte + fetch.place.len as usize) else { return };
         if fetch.why == Why::Move {

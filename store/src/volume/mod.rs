@@ -345,10 +345,11 @@ impl Volume {
         if let Some(ahead) = &mut self.ahead {
             let tier_key = (slot, key);
             let cached = self.tier.contains(&tier_key) || self.fetching.contains_key(&tier_key);
-            if ahead.on_exist(&tier_key, place.len.into(), cached) && !self.fetch_ahead(slot, key, place) {
-                if let Some(ahead) = &mut self.ahead {
-                    ahead.on_done(&tier_key, None);
-                }
+            if ahead.on_exist(&tier_key, place.len.into(), cached)
+                && !self.fetch_ahead(slot, key, place)
+                && let Some(ahead) = &mut self.ahead
+            {
+                ahead.on_done(&tier_key, None);
             }
         }
         Ok(KvOutcome::Exists { len: place.len })
@@ -361,7 +362,8 @@ impl Volume {
         self.pump();
     }
 
-    /// A finished request, or `None` if there is none now. Also gives reads that wait for memory another try.
+    /// A finished request, or `None` if there is none now. Also gives reads that wait for memory another try, so that there may be
+    /// device operations afterwards.
     pub fn poll(&mut self) -> Option<(OpId, KvResult<SharedBuf>)> {
         if self.wants_memory() {
             self.retry_hungry();
@@ -379,18 +381,18 @@ impl Volume {
         let Some(op) = usize::try_from(token).ok().and_then(|token| self.ops.try_remove(token)) else { return };
         match (op, done) {
             (Op::Stripe { number, column, member }, DeviceDone::Write(result)) => {
-                self.stripe_written(number, column, member, result);
+                self.stripe_written(number, column, member, &result);
             }
             (Op::Flush { member }, DeviceDone::Flush(result)) => self.flushed(member, result),
             (Op::Superblock { member }, DeviceDone::Write(result)) => self.superblock_written(member, result),
             (Op::SuperblockFlush { member }, DeviceDone::Flush(result)) => self.superblock_flushed(member, result),
             (Op::Fetch { fetch, part, member }, DeviceDone::Read { buf, result }) => {
                 self.read_ended(member, &result);
-                self.fetched(fetch, part, buf, result);
+                self.fetched(fetch, part, buf, &result);
             }
             (Op::Task { task, piece, member }, DeviceDone::Read { buf, result }) => {
                 self.read_ended(member, &result);
-                self.task_read(task, piece, buf, result);
+                self.task_read(task, piece, buf, &result);
             }
             (Op::Task { task, member, .. }, DeviceDone::Write(result)) => self.task_written(task, member, result),
             (Op::Erase { member }, DeviceDone::Write(result)) => self.erased(member, result),

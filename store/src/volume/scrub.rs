@@ -9,6 +9,8 @@ use super::{
 };
 use crate::device::DeviceOp;
 
+/// Time from opening to the first pass.
+pub(super) const FIRST: Duration = Duration::from_secs(600);
 /// Time between the end of a pass and the start of the next.
 const PAUSE: Duration = Duration::from_secs(3600);
 
@@ -176,7 +178,7 @@ impl Volume {
         match result {
             Ok(()) => self.write_completed(member),
             Err(error) => {
-                self.fail_member(member, &format!("the header of a free group could not be written: {error}"))
+                self.fail_member(member, &format!("the header of a free group could not be written: {error}"));
             }
         }
         if let Some(scrub) = self.scrub.as_mut().filter(|scrub| scrub.group == group) {

@@ -137,7 +137,7 @@ impl Volume {
         true
     }
 
-    pub(super) fn task_read(&mut self, id: usize, piece: usize, buf: PoolPart, result: io::Result<()>) {
+    pub(super) fn task_read(&mut self, id: usize, piece: usize, buf: PoolPart, result: &io::Result<()>) {
         let Some(task) = self.tasks.get_mut(id) else { return };
         task.reads -= 1;
         if result.is_ok()

@@ -214,7 +214,7 @@ fn a_full_store_refuses_and_deletes_make_room() {
         assert!(stored < 100_000);
     }
     let stats = rig.volume.stats();
-    let raw = u64::from(stats.groups) * 4 << 20;
+    let raw = (u64::from(stats.groups) * 4) << 20;
     assert!(stored * 300_000 > raw / 2, "{stored} values in {raw} bytes");
     for round in 0..5 {
         for n in (round..stored).step_by(5) {
