@@ -3,7 +3,7 @@
 use super::{
     Check, Kind, Severity,
     read::Payload,
-    scan::{Scan, chosen},
+    scan::{Scan, chosen, hidden},
     stripe::Contents,
 };
 use crate::format::{ENTRY_LEN, Entry, STRIPE_REF_LEN, StripeHeader, StripeKind, StripeRef};
@@ -64,8 +64,7 @@ impl Check<'_> {
             let copies = self.reader.header_copies(scan.group, row);
             let found = chosen(&copies, Some(scan.incarnation)).cloned();
             let Some((header, page)) = found.filter(|(header, _)| header.kind == StripeKind::Data) else {
-                // A footer may be there before the stripes in front of it.
-                if !self.superblock().clean && self.next_stripe(scan, row, last_stripe) > self.committed + 1 {
+                if self.is_early(scan) && hidden(&self.behind(scan, row, last_stripe)) == 0 {
                     let what = "the log ends here, in front of commits that had not ended".to_owned();
                     self.add(Kind::Unfinished, Severity::Note, self.spot(scan.group, Some(row)), what);
                     return;
@@ -153,14 +152,17 @@ impl Check<'_> {
         Some(Footer { stripes, entries, used: header.used })
     }
 
-    /// The number of the first stripe, or footer, of a group behind `row` that is later than `last`.
-    fn next_stripe(&mut self, scan: &Scan, row: u32, last: u64) -> u64 {
+    /// Whether a footer may be there before the stripes in front of it.
+    fn is_early(&self, scan: &Scan) -> bool {
+        !self.superblock().clean && scan.footer.as_ref().is_some_and(|footer| footer.stripe > self.committed + 1)
+    }
+
+    /// The headers of a group behind `row` that are later than stripe `last`.
+    fn behind(&mut self, scan: &Scan, row: u32, last: u64) -> Vec<StripeHeader> {
         let end = scan.footer.as_ref().map_or(0, |footer| footer.used);
-        let next = (row + 1..end).find_map(|row| {
-            let header = self.header(scan.group, row, Some(scan.incarnation))?;
-            (header.kind == StripeKind::Data && header.stripe > last).then_some(header.stripe)
-        });
-        next.or(scan.footer.as_ref().map(|footer| footer.stripe)).unwrap_or(0)
+        let rows = row + 1..end;
+        let found = rows.filter_map(|row| self.header(scan.group, row, Some(scan.incarnation)));
+        found.filter(|header| header.kind == StripeKind::Data && header.stripe > last).collect()
     }
 
     /// A row where a header must be and none is. Gives the row to go on with.

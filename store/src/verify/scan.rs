@@ -54,7 +54,7 @@ pub(super) fn chosen(copies: &[HeaderCopy], incarnation: Option<u64>) -> Option<
 ///
 /// They may be of several runs of the pool: a start goes on with higher numbers, and may write over what it did not find.
 /// Only those of its own run say whether the stripe in front of the first one of a run was durable.
-fn hidden(beyond: &[StripeHeader]) -> usize {
+pub(super) fn hidden(beyond: &[StripeHeader]) -> usize {
     let mut headers: Vec<&StripeHeader> = beyond.iter().collect();
     headers.sort_unstable_by_key(|header| header.stripe);
     let runs = headers.chunk_by(|a, b| b.stripe - a.stripe <= GAP);
