@@ -90,6 +90,13 @@ fn main() -> ExitCode {
         eprintln!("{USAGE} {} {}", FaultPlan::NAMES.join(" "), ACTIONS.join(" "));
         return ExitCode::from(2);
     };
+    if options.verbose {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .without_time()
+            .with_writer(std::io::stdout)
+            .init();
+    }
     // A panic is a failure of the episode and is reported as one.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     if let Some(seed) = options.episode_seed.or_else(|| options.episode.map(|n| derive(options.seed, n))) {

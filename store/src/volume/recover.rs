@@ -491,7 +491,12 @@ impl Volume {
             };
             if let Some(footer) = sure {
                 self.report(progress, Phase::Footers, n, count);
-                if self.take_footer(io, footer)? {
+                // The last one may have arrived on some devices only: from now on it counts, so it must be on all.
+                let last = footer.stripe > committed;
+                if self.take_footer(io, footer, last)? {
+                    if last && let Some((footer, page)) = self.read_header(io, group, geometry.segment_pages() - 1) {
+                        self.complete_headers(io, &footer, &page);
+                    }
                     continue;
                 }
             }
@@ -529,9 +534,10 @@ impl Volume {
         OpenError::Group { shard: self.config.shard, group, why: why.to_owned() }
     }
 
-    /// Takes all entries of a sealed group from its footer; false if the footer cannot be read.
-    fn take_footer(&mut self, io: &mut dyn BlockIo, footer: &StripeHeader) -> Result<bool, OpenError> {
-        let Some(stream) = self.read_stream(io, footer, false) else { return Ok(false) };
+    /// Takes all entries of a sealed group from its footer, which is repaired if that is asked for; false if the footer cannot
+    /// be read.
+    fn take_footer(&mut self, io: &mut dyn BlockIo, footer: &StripeHeader, repair: bool) -> Result<bool, OpenError> {
+        let Some(stream) = self.read_stream(io, footer, repair) else { return Ok(false) };
         let split = footer.stripes as usize * STRIPE_REF_LEN;
         let Some((refs, rest)) = stream.split_at_checked(split) else { return Ok(false) };
         let stripes: Option<Vec<StripeRef>> = refs.chunks_exact(STRIPE_REF_LEN).map(StripeRef::decode).collect();
