@@ -373,6 +373,8 @@ impl Volume {
         let geometry = self.geometry();
         let room = geometry.k() as u64 * u64::from(geometry.segment_pages()) * PAGE as u64;
         let scarce = self.free <= (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1);
+        // What takes the room may be garbage: then moving costs less than what is dropped.
+        let scarce = scarce && self.live + self.pending_cost > self.usable() / 2;
         let full = self.cramped_slots().any(|cramped| cramped == slot);
         let Some(cleaner) = &mut self.cleaner else { return false };
         if !cleaner.oldest || !(scarce || full) {

@@ -70,11 +70,11 @@ pub(super) struct Stripe {
 impl Volume {
     /// Starts stripes as long as there is something to write and room for it.
     pub(super) fn start_stripes(&mut self) {
+        if self.read_only.is_some() {
+            self.fail_all();
+            return;
+        }
         while self.stripes.len() < STRIPES_MAX && self.superblock_writer.is_settled() {
-            if self.read_only.is_some() {
-                self.fail_all();
-                return;
-            }
             if self.seal_wanted && !self.seal_if_open() {
                 return;
             }
@@ -540,11 +540,11 @@ impl Volume {
                 !self.is_trusted(*member, stripe.group)
                     || self.members.get(usize::from(*member)).is_some_and(|m| m.flushed >= *mark)
             };
-            if stripe.media && !marks.iter().all(flushed) {
+            if self.read_only.is_none() && stripe.media && !marks.iter().all(flushed) {
                 return;
             }
             // What comes before it in the log must be there after a loss of power too, or it would not be found.
-            if stripe.media && self.unflushed.is_some() {
+            if self.read_only.is_none() && stripe.media && self.unflushed.is_some() {
                 self.want_all_flushed();
                 return;
             }

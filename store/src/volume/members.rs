@@ -53,6 +53,11 @@ pub(super) struct SuperblockWriter {
 }
 
 impl SuperblockWriter {
+    /// Whether nothing of it is in flight.
+    pub(super) const fn is_resting(&self) -> bool {
+        self.left == 0
+    }
+
     /// Whether what the superblock says is durable.
     pub(super) const fn is_settled(&self) -> bool {
         !self.dirty && !self.again && self.left == 0
@@ -90,8 +95,18 @@ impl Volume {
     }
 
     pub(super) fn fail_member(&mut self, member: u16, why: &str) {
+        let parity = self.geometry().m();
+        let members = || (0u16..).zip(&self.superblock.members);
+        let others = members().filter(|(n, other)| *n != member && other.state != MemberState::Live).count();
         let Some(state) = self.superblock.members.get_mut(usize::from(member)) else { return };
         if state.state == MemberState::Failed {
+            return;
+        }
+        if others >= parity {
+            // The superblock must not say so: nothing that it missed will be acknowledged, and with it the pool is whole.
+            self.set_read_only(format!(
+                "member {member}: {why}; with it, more devices are lost than the parity can replace"
+            ));
             return;
         }
         tracing::error!(shard = self.config.shard, member, why, "device failed");
@@ -99,12 +114,6 @@ impl Volume {
         self.superblock_writer.dirty = true;
         if self.rebuild.as_ref().is_some_and(|rebuild| rebuild.member == member) {
             self.rebuild = None;
-        }
-        let failed = self.superblock.members.iter().filter(|member| member.state == MemberState::Failed).count();
-        if failed > self.geometry().m() {
-            self.set_read_only(format!(
-                "{failed} devices failed, more than the parity allows; the last: member {member}: {why}"
-            ));
         }
     }
 
@@ -182,6 +191,9 @@ impl Volume {
 
     /// Starts flushes and writes the superblock.
     pub(super) fn pump_members(&mut self) {
+        if self.read_only.is_some() {
+            return;
+        }
         for member in 0..self.members.len() as u16 {
             if self.state(member) == MemberState::Failed {
                 continue;
@@ -221,7 +233,7 @@ impl Volume {
                 .into_iter()
                 .filter(|(member, mark)| self.state(*member) != MemberState::Failed && !self.is_flushed(*member, *mark))
                 .collect();
-            if open.is_empty() && self.read_only.is_some() {
+            if self.read_only.is_some() {
                 self.done.push_back((id, Err(kvof_kv::KvError::Unrecovered)));
             } else if open.is_empty() && self.superblock_writer.is_settled() {
                 self.done.push_back((id, Ok(KvOutcome::Stored)));
@@ -233,6 +245,9 @@ impl Volume {
             }
         }
         self.flushes = waiting;
+        if self.read_only.is_some() {
+            return;
+        }
         for member in 0..self.members.len() as u16 {
             let Some(state) = self.members.get_mut(usize::from(member)) else { continue };
             if state.flushing.is_none()

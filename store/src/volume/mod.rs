@@ -434,7 +434,8 @@ impl Volume {
             && self.flushes.is_empty()
             && self.fetches.is_empty()
             && self.hungry.is_empty()
-            && self.superblock_writer.is_settled()
+            && self.superblock_writer.is_resting()
+            && (self.superblock_writer.is_settled() || self.read_only.is_some())
             && self.cleaner.is_none()
             && (self.draining || (self.rebuild.is_none() && self.scrub.is_none()))
     }
