@@ -330,7 +330,7 @@ fn a_volume_alone_on_files() {
     volume.submit(slot, OpId(2), KvRequest::Retrieve { key, raw: false });
     match result(&mut volume, &mut driver) {
         Some((OpId(2), Ok(KvOutcome::Retrieved(bytes)))) => {
-            assert!(bytes.len() == 300_000 && bytes.iter().all(|b| *b == 7))
+            assert!(bytes.len() == 300_000 && bytes.iter().all(|b| *b == 7));
         }
         other => panic!("{other:?}"),
     }

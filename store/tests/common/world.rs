@@ -189,6 +189,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "it is given what was just formatted")]
     pub fn tell(&mut self, text: String) {
         if self.journal.len() >= 5000 {
             self.journal.pop_front();
@@ -565,7 +566,7 @@ impl World {
                         model.found(fits);
                     }
                     if let Ok(KvOutcome::Retrieved(bytes)) = result
-                        && id.0 % 5 == 0
+                        && id.0.is_multiple_of(5)
                     {
                         self.held.push_back(bytes);
                         if self.held.len() > 4 {

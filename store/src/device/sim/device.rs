@@ -191,14 +191,20 @@ fn pages(offset: u64, len: usize) -> Range<u64> {
 fn surviving(rng: &mut Rng, len: usize) -> Vec<Range<usize>> {
     let unit = if rng.one_in(3) { SECTOR } else { PAGE };
     let units = len.div_ceil(unit);
-    let part = |n: usize| n * unit..((n + 1) * unit).min(len);
-    match rng.below(4) {
-        0 => vec![0..len],
-        1 => Vec::new(),
-        2 => vec![0..(rng.below(units as u64 + 1) as usize * unit).min(len)],
-        _ => {
-            let often = *rng.pick(&[100_000, 500_000, 900_000]).unwrap_or(&500_000);
-            (0..units).filter(|_| rng.per_million(often)).map(part).collect()
+    let mood = rng.below(4);
+    let beginning = match mood {
+        0 => units,
+        1 => 0,
+        _ => rng.below(units as u64 + 1) as usize,
+    };
+    let often = *rng.pick(&[100_000, 500_000, 900_000]).unwrap_or(&500_000);
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    for n in (0..units).filter(|n| if mood < 3 { *n < beginning } else { rng.per_million(often) }) {
+        let (start, end) = (n * unit, ((n + 1) * unit).min(len));
+        match parts.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => parts.push(start..end),
         }
     }
+    parts
 }
