@@ -22,6 +22,7 @@ pub struct Usage {
 struct Counters {
     used: AtomicU64,
     keys: AtomicU64,
+    waiting: AtomicU64,
 }
 
 /// Bytes that a key and its value count for (NUSE).
@@ -40,7 +41,7 @@ impl Usage {
     /// How full the namespace is.
     #[must_use]
     pub fn current(&self) -> KvUsage {
-        let Counters { used, keys } = &*self.counters;
+        let Counters { used, keys, .. } = &*self.counters;
         KvUsage { nsze: self.size, nuse: used.load(Ordering::Relaxed), keys: keys.load(Ordering::Relaxed) }
     }
 
@@ -56,10 +57,27 @@ impl Usage {
         self.counters.used.fetch_sub(used, Ordering::Relaxed);
     }
 
+    /// One more Store of a cache waits until some shard has dropped something.
+    pub fn wait(&self) {
+        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of them waits no more.
+    pub fn waited(&self) {
+        let one_less = |waiting: u64| waiting.checked_sub(1);
+        let _ = self.counters.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+    }
+
+    /// Stores that wait, in all shards.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.counters.waiting.load(Ordering::Relaxed)
+    }
+
     /// Reserves what a value of `new` bytes needs beyond the one of `old` bytes that it replaces, if any. False: no room.
     #[must_use]
     pub fn reserve(&self, old: Option<u64>, new: u64) -> bool {
-        let Counters { used, keys } = &*self.counters;
+        let Counters { used, keys, .. } = &*self.counters;
         if old.is_none() {
             let one_more = |keys: u64| (self.mnks == 0 || keys < self.mnks).then_some(keys.saturating_add(1));
             if keys.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {

@@ -115,7 +115,7 @@ impl Volume {
                     let content = Content::Value(value.freeze(), pooled);
                     self.start(Change { slot, key, content, origin: Origin::Host(id, old) });
                 }
-                Err(Refusal::Wait) => self.cramped.push_back(Job::Store { id, slot, key, options, value }),
+                Err(Refusal::Wait) => self.cramp(Job::Store { id, slot, key, options, value }),
                 Err(Refusal::Error(error)) => self.done.push_back((id, Err(error))),
             },
             Job::Delete { .. } => {
@@ -162,7 +162,9 @@ impl Volume {
         let cache = self.mode(slot) == NamespaceMode::Cache;
         let usage = attached.usage.clone();
         let full = |this: &Self| {
-            let can_wait = cache && new_bytes <= usage.current().nsze && this.can_evict();
+            let here = this.namespace(slot).map_or(0, |namespace| namespace.keys);
+            let elsewhere = usage.current().keys > here;
+            let can_wait = cache && new_bytes <= usage.current().nsze && (elsewhere || this.can_evict());
             if can_wait { Refusal::Wait } else { Refusal::Error(KvError::CapacityExceeded) }
         };
         if !self.has_space(slot, cost(len), cache) || !usage.reserve(old_bytes, new_bytes) {
@@ -325,7 +327,7 @@ impl Volume {
                 return;
             }
             if self.cramped.back().is_some_and(|job| job.key() == key) {
-                self.cramped.append(&mut waiting);
+                waiting.drain(..).for_each(|job| self.cramp(job));
                 return;
             }
         }
@@ -337,9 +339,28 @@ impl Volume {
         drop(job);
     }
 
+    /// Lets a Store of a cache wait for an eviction, in this shard or another.
+    pub(super) fn cramp(&mut self, job: Job) {
+        if let Some(attached) = self.attached(job.slot()) {
+            attached.usage.wait();
+        }
+        self.cramped.push_back(job);
+    }
+
+    /// All that waits for an eviction; it waits no more.
+    pub(super) fn take_cramped(&mut self) -> VecDeque<Job> {
+        let jobs = std::mem::take(&mut self.cramped);
+        for job in &jobs {
+            if let Some(attached) = self.attached(job.slot()) {
+                attached.usage.waited();
+            }
+        }
+        jobs
+    }
+
     /// Gives stores that waited for an eviction another try.
     pub(super) fn retry_cramped(&mut self) {
-        for job in std::mem::take(&mut self.cramped) {
+        for job in self.take_cramped() {
             self.change(job);
         }
     }

@@ -92,7 +92,7 @@ impl Volume {
         }
         let free = self.free;
         let wanted = (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1);
-        let pressed = !self.cramped.is_empty();
+        let pressed = !self.cramped.is_empty() || self.pressed;
         if free > wanted && !pressed {
             self.clean_rounds = 0;
             return false;
@@ -158,6 +158,20 @@ impl Volume {
         true
     }
 
+    /// Looks whether Stores of a cache wait in other shards for what this one could drop, and gives those that wait here
+    /// another try: others may have made room.
+    pub(super) fn look_at_pressure(&mut self) {
+        self.pressed = (0u16..).zip(&self.namespaces).any(|(slot, namespace)| {
+            namespace.as_ref().is_some_and(|namespace| {
+                let waiting = namespace.attached.as_ref().is_some_and(|attached| attached.usage.waiting() > 0);
+                waiting && namespace.keys > 0 && self.mode(slot) == NamespaceMode::Cache
+            })
+        });
+        if !self.cramped.is_empty() {
+            self.retry_cramped();
+        }
+    }
+
     /// Whether no group in use is older.
     fn is_oldest(&self, group: u32) -> bool {
         let incarnation = self.groups.get(group as usize).map_or(0, |group| group.incarnation);
@@ -189,8 +203,16 @@ impl Volume {
                 }
             }
         }
-        for job in std::mem::take(&mut self.cramped) {
-            self.refuse(job, kvof_kv::KvError::CapacityExceeded);
+        for job in self.take_cramped() {
+            // Another shard may have what can be dropped for it.
+            let elsewhere = self.attached(job.slot()).is_some_and(|attached| {
+                attached.usage.current().keys > self.namespace(job.slot()).map_or(0, |namespace| namespace.keys)
+            });
+            if elsewhere && free > RESERVED_GROUPS {
+                self.cramp(job);
+            } else {
+                self.refuse(job, kvof_kv::KvError::CapacityExceeded);
+            }
         }
     }
 
@@ -375,7 +397,7 @@ impl Volume {
         let scarce = self.free <= (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1);
         // What takes the room may be garbage: then moving costs less than what is dropped.
         let scarce = scarce && self.live + self.pending_cost > self.usable() / 2;
-        let full = self.cramped_slots().any(|cramped| cramped == slot);
+        let full = self.attached(slot).is_some_and(|attached| attached.usage.waiting() > 0);
         let Some(cleaner) = &mut self.cleaner else { return false };
         if !cleaner.oldest || !(scarce || full) {
             return false;
@@ -385,10 +407,6 @@ impl Volume {
             return false;
         }
         true
-    }
-
-    fn cramped_slots(&self) -> impl Iterator<Item = u16> + '_ {
-        self.cramped.iter().map(super::change::Job::slot)
     }
 
     fn evict(&mut self, entry: &Entry, len: u32) {

@@ -137,7 +137,7 @@ impl Volume {
         while let Some(change) = self.changes.pop_front().or_else(|| self.moves.pop_front()) {
             self.failed(&change, KvError::Unrecovered);
         }
-        for job in std::mem::take(&mut self.cramped) {
+        for job in self.take_cramped() {
             self.refuse(job, KvError::Unrecovered);
         }
     }

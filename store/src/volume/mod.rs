@@ -141,6 +141,8 @@ pub struct Volume {
     ahead: Option<ReadAhead>,
 
     tasks: Slab<StripeTask>,
+    /// Stores of a cache wait, in any shard, and this one could drop something for them.
+    pressed: bool,
     cleaner: Option<Cleaner>,
     /// Groups cleaned since there was room enough.
     clean_rounds: u32,
@@ -411,6 +413,7 @@ impl Volume {
     /// The time, counted from any fixed instant. To be called at least every 100 ms.
     pub fn handle_time(&mut self, now: Duration) {
         self.now = self.now.max(now);
+        self.look_at_pressure();
         self.pump();
     }
 

@@ -118,6 +118,7 @@ impl Volume {
             tier,
             ahead,
             tasks: Default::default(),
+            pressed: false,
             cleaner: None,
             clean_rounds: 0,
             stuck: Default::default(),
