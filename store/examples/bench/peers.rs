@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options, folder: &Path) -> Result<()> {
     }
     let mut table =
         Table::new(&["", "size", "depth", "kvof", "RocksDB", "a file each", "kvof / RocksDB", "kvof / a file each"]);
-    for (len, bulk, few) in [(64 << 10, 4096, 512), (2 << 20, 256, 64)] {
+    for (len, bulk, few) in [(64 << 10, 2048, 256), (2 << 20, 128, 32)] {
         for depth in [1, 16] {
             for sync in [false, true] {
                 let count = if sync { few } else { bulk };
@@ -99,7 +99,7 @@ fn row(table: &mut Table, what: &str, shape: Shape, sides: &Sides) {
 fn store(files: &Files, folder: &Path, shape: Shape, side: usize, rocks: bool) -> Result<Option<Turn>> {
     match side {
         KVOF => {
-            files.format("1+0", None)?;
+            files.format("1+0", Some(8 << 20))?;
             let durability = if shape.sync { Durability::Media } else { Durability::Device };
             let (mut engine, _) = Engine::open(&files.paths, durability, 64 << 20)?;
             let ops = (0..shape.count).map(|number| Op::Store { number, len: shape.len as u32 });
@@ -152,7 +152,7 @@ fn retrieve(options: &Options, folder: &Path, shape: Shape, rocks: bool) -> Resu
 }
 
 fn pool(folder: &Path, shape: Shape) -> Result<Files> {
-    let files = Files::create(folder, 1, (shape.len * shape.count * 5 / 4).max(256 << 20))?;
-    files.format("1+0", None)?;
+    let files = Files::create(folder, 1, shape.len * shape.count * 3 / 2 + (192 << 20))?;
+    files.format("1+0", Some(8 << 20))?;
     Ok(files)
 }
