@@ -63,8 +63,12 @@ impl Check<'_> {
             let reference = footer.as_ref().and_then(|footer| footer.stripes.iter().find(|s| s.row == row).copied());
             let copies = self.reader.header_copies(scan.group, row);
             let found = chosen(&copies, Some(scan.incarnation)).cloned();
-            let Some((header, page)) = found.filter(|(header, _)| header.kind == StripeKind::Data) else {
-                if self.is_early(scan) && hidden(&self.behind(scan, row, last_stripe)) == 0 {
+            // Behind the end of the log there may be headers from before an earlier start.
+            let early = self.is_early(scan);
+            let right =
+                |header: &StripeHeader| header.kind == StripeKind::Data && (!early || header.stripe > last_stripe);
+            let Some((header, page)) = found.filter(|(header, _)| right(header)) else {
+                if early && hidden(&self.behind(scan, row, last_stripe)) == 0 {
                     let what = "the log ends here, in front of commits that had not ended".to_owned();
                     self.add(Kind::Unfinished, Severity::Note, self.spot(scan.group, Some(row)), what);
                     return;
