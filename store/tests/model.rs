@@ -21,12 +21,25 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Store { key: u64, len: u32, options: StoreOptions },
-    Delete { key: u64 },
-    Retrieve { key: u64 },
-    Exist { key: u64 },
+    Store {
+        key: u64,
+        len: u32,
+        options: StoreOptions,
+    },
+    Delete {
+        key: u64,
+    },
+    Retrieve {
+        key: u64,
+    },
+    Exist {
+        key: u64,
+    },
     /// Stores of one key, one behind the other, all in flight.
-    Burst { key: u64, lens: Vec<u32> },
+    Burst {
+        key: u64,
+        lens: Vec<u32>,
+    },
     Flush,
     /// This many completions.
     Wait(u8),
@@ -275,7 +288,7 @@ fn a_cache_is_never_full() {
 
 #[test]
 fn a_cache_with_room_drops_nothing() {
-    let world = churn(Plan { mode: NamespaceMode::Cache, keys: 20, ..CHURN }, 60);
+    let world = churn(Plan { mode: NamespaceMode::Cache, keys: 20, ..CHURN }, 300);
     assert_eq!((world.evicted(), world.tally.misses, world.tally.full), (0, 0, 0));
 }
 

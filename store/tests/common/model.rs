@@ -101,10 +101,15 @@ impl KeyModel {
             other.meanwhile.push((change.effect, now));
         }
         self.limbo.clear();
-        self.ghosts.clear();
-        if !keeps_history {
+        if keeps_history {
+            // A loss of power that undoes this change may bring back what the cache had dropped before it.
+            if let Some((_, before)) = self.history.last_mut() {
+                before.append(&mut self.ghosts);
+            }
+        } else {
             self.history.clear();
         }
+        self.ghosts.clear();
         self.history.push((now, states));
     }
 

@@ -628,10 +628,6 @@ impl World {
         if namespace.is_cache() && new > namespace.plan.size {
             return true;
         }
-        // A shard can only drop what it has itself.
-        if namespace.is_cache() && self.volumes.len() > 1 {
-            return true;
-        }
         if !namespace.is_cache() {
             if used + new > namespace.plan.size {
                 return true;
