@@ -24,6 +24,8 @@ pub(super) struct Scrub {
     next_at: Duration,
     damaged: u64,
     lost: u64,
+    /// What it wrote, to be flushed before it has ended.
+    marks: Option<Vec<(u16, u64)>>,
 }
 
 impl Volume {
@@ -34,8 +36,16 @@ impl Volume {
             // What has been written so far is looked at, the group that is being filled included.
             self.seal_wanted = self.open.is_some();
             let next_at = self.now;
-            self.scrub =
-                Some(Scrub { group: 0, row: 0, footer_done: false, in_flight: 0, next_at, damaged: 0, lost: 0 });
+            self.scrub = Some(Scrub {
+                group: 0,
+                row: 0,
+                footer_done: false,
+                in_flight: 0,
+                next_at,
+                damaged: 0,
+                lost: 0,
+                marks: None,
+            });
         }
     }
 
@@ -86,6 +96,18 @@ impl Volume {
         }
         let number = scrub.group;
         let Some(group) = self.groups.get(number as usize) else {
+            let Some(marks) = &scrub.marks else {
+                let marks: Vec<(u16, u64)> =
+                    (0u16..).zip(&self.members).map(|(n, member)| (n, member.completed)).collect();
+                scrub.marks = Some(marks.clone());
+                marks.into_iter().for_each(|(member, mark)| self.want_flush(member, mark));
+                return false;
+            };
+            let marks = marks.clone();
+            if marks.iter().any(|(member, mark)| self.counts(*member) && !self.is_flushed(*member, *mark)) {
+                return false;
+            }
+            let Some(scrub) = &self.scrub else { return false };
             tracing::info!(
                 shard = self.config.shard,
                 damaged = scrub.damaged,

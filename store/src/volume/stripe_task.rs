@@ -9,7 +9,7 @@ use crate::{
     checksum::crc32c,
     device::DeviceOp,
     ec::ErasureCode as _,
-    format::{ENTRY_LEN, Entry, PAGE, STRIPE_REF_LEN, StripeHeader, StripeRef},
+    format::{ENTRY_LEN, Entry, PAGE, STRIPE_REF_LEN, StripeHeader, StripeKind, StripeRef},
 };
 
 /// What a stripe is read for.
@@ -186,9 +186,12 @@ impl Volume {
                 header.check_place(self.config.secret, self.config.shard, group, stripe.row).is_ok()
                     && header.incarnation == incarnation
                     && header.rows == stripe.rows
+                    && header.kind != StripeKind::Freed
             })
         };
-        let (header, page) = copies.iter().flatten().find_map(|page| Some((right(page)?, page)))?;
+        // A device that lost a write may have what was there before, in the same life of the group: the last one counts.
+        let (header, page) =
+            copies.iter().flatten().filter_map(|page| Some((right(page)?, page))).max_by_key(|(header, _)| header.stripe)?;
         let writable = |column: usize| {
             let member = geometry.member(group, column);
             task.why.fills(member) || self.is_trusted(member, group)
@@ -252,7 +255,13 @@ impl Volume {
 
     pub(super) fn task_written(&mut self, id: usize, member: u16, result: io::Result<()>) {
         match result {
-            Ok(()) => self.write_completed(member),
+            Ok(()) => {
+                self.write_completed(member);
+                let mark = self.members.get(usize::from(member)).map_or(0, |member| member.completed);
+                if self.tasks.get(id).is_some_and(|task| task.why == Why::Repair) {
+                    self.want_flush(member, mark);
+                }
+            }
             Err(error) => self.fail_member(member, &format!("a repair could not be written: {error}")),
         }
         let Some(task) = self.tasks.get_mut(id) else { return };
