@@ -57,6 +57,7 @@ fn run(command: &Command, output: &mut Output) -> anyhow::Result<Exit> {
         Command::Format(args) => commands::format::run(args, output),
         Command::Verify(args) => commands::verify::run(args, output),
         Command::Replace(args) => commands::replace::run(args, output),
+        Command::RemoveNamespace(args) => commands::remove_namespace::run(args, output),
         Command::Dump(args) => commands::dump::run(args, output),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     bench::BenchArgs,
     commands::{
         conformance::ConformanceArgs, delete::DeleteArgs, discover::DiscoverArgs, dump::DumpArgs, exist::ExistArgs,
-        format::FormatArgs, info::InfoArgs, list::ListArgs, replace::ReplaceArgs, retrieve::RetrieveArgs,
+        format::FormatArgs, info::InfoArgs, list::ListArgs, remove_namespace::RemoveNamespaceArgs, replace::ReplaceArgs, retrieve::RetrieveArgs,
         store::StoreArgs, verify::VerifyArgs,
     },
     failure::EXIT_HELP,
@@ -65,6 +65,7 @@ pub(crate) enum Command {
     Format(FormatArgs),
     Verify(VerifyArgs),
     Replace(ReplaceArgs),
+    RemoveNamespace(RemoveNamespaceArgs),
     Dump(DumpArgs),
 }
 

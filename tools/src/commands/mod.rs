@@ -8,6 +8,7 @@ pub(crate) mod exist;
 pub(crate) mod format;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod remove_namespace;
 pub(crate) mod replace;
 pub(crate) mod retrieve;
 pub(crate) mod store;

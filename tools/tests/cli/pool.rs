@@ -220,6 +220,28 @@ fn values_are_read_from_a_pool_that_nobody_serves() {
 }
 
 #[test]
+fn a_namespace_is_removed() {
+    let rig = Rig::formatted(5);
+    rig.store(&[("one", 100), ("two", 300_000)]);
+    let remove = |namespace: &str, paths: &[PathBuf], more: &[&str]| {
+        let mut command = kvof();
+        command.arg("remove-namespace").arg(namespace).arg("--pool").args(paths).args(more);
+        run(&mut command, b"")
+    };
+    let text = remove(NAMESPACE, &rig.paths, &["--dry-run"]).prints();
+    assert!(text.contains("2 keys") && text.contains("nothing was changed"), "{text}");
+    let other = remove("00000000-0000-4000-8000-000000000000", &rig.paths, &[]);
+    assert!(other.err().contains("has no namespace"), "{}", other.err());
+    let some = remove(NAMESPACE, &rig.paths[1..], &[]);
+    assert!(some.err().contains("member 0"), "{}", some.err());
+    assert!(rig.kvof(&["dump", "--record", "two"], &rig.paths).out().len() > 100_000, "it is still there");
+    assert!(remove(NAMESPACE, &rig.paths, &[]).prints().contains("was removed: 2 keys"));
+    assert!(remove(NAMESPACE, &rig.paths, &[]).err().contains("has no namespace"));
+    assert!(rig.kvof(&["verify"], &rig.paths).prints().contains("everything is as it should be"));
+    assert!(!rig.kvof(&["dump", "--record", "two"], &rig.paths).err().is_empty(), "it is gone");
+}
+
+#[test]
 fn a_device_is_replaced() {
     let mut rig = Rig::formatted(3);
     rig.store(&[("k", 200_000)]);
