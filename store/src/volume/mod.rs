@@ -9,7 +9,7 @@
 //! | `clean.rs` | making room: cleaning, eviction, freeing groups |
 //! | `rebuild.rs`, `scrub.rs` | filling a device again; finding and repairing rot |
 //! | `members.rs` | devices, flushes, the superblock |
-//! | `recover.rs`, `checkpoint.rs` | opening and closing |
+//! | `recover.rs`, `scan.rs`, `checkpoint.rs`, `blocking.rs` | opening and closing |
 //!
 //! Invariants:
 //! * Stripes are acknowledged in the order of their numbers, when they are durable and the superblock says which devices missed
@@ -17,6 +17,7 @@
 //! * Of a key at most one change of a host is in flight. A move takes part only while the index still names what it moves.
 //! * A group is freed only when nothing in it is live and what was live in it is durable elsewhere.
 
+mod blocking;
 mod build;
 mod change;
 mod checkpoint;
@@ -30,6 +31,7 @@ mod members;
 mod place;
 mod rebuild;
 mod recover;
+mod scan;
 mod scrub;
 mod stripe_task;
 

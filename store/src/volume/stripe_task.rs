@@ -190,8 +190,11 @@ impl Volume {
             })
         };
         // A device that lost a write may have what was there before, in the same life of the group: the last one counts.
-        let (header, page) =
-            copies.iter().flatten().filter_map(|page| Some((right(page)?, page))).max_by_key(|(header, _)| header.stripe)?;
+        let (header, page) = copies
+            .iter()
+            .flatten()
+            .filter_map(|page| Some((right(page)?, page)))
+            .max_by_key(|(header, _)| header.stripe)?;
         let writable = |column: usize| {
             let member = geometry.member(group, column);
             task.why.fills(member) || self.is_trusted(member, group)
