@@ -31,7 +31,18 @@ impl Binaries {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
             let status = Command::new(cargo)
                 .current_dir(repository())
-                .args(["build", "--quiet", "--release", "-p", "kvof-target", "-p", "kvof-tools", "-p", "kvof-guest", "--bins"])
+                .args([
+                    "build",
+                    "--quiet",
+                    "--release",
+                    "-p",
+                    "kvof-target",
+                    "-p",
+                    "kvof-tools",
+                    "-p",
+                    "kvof-guest",
+                    "--bins",
+                ])
                 .status()
                 .context("cannot run cargo to build the programs under test")?;
             if !status.success() {
@@ -39,8 +50,7 @@ impl Binaries {
             }
             repository().join(".build/release")
         };
-        let binaries =
-            Self { target: dir.join("kvof-target"), kvof: dir.join("kvof"), guest: dir.join("kvof-guest") };
+        let binaries = Self { target: dir.join("kvof-target"), kvof: dir.join("kvof"), guest: dir.join("kvof-guest") };
         for path in [&binaries.target, &binaries.kvof, &binaries.guest] {
             if !path.exists() {
                 bail!("{} is not there (KVOF_BIN_DIR names the folder to look in)", path.display());

@@ -11,8 +11,8 @@ use crate::{
     bench::BenchArgs,
     commands::{
         conformance::ConformanceArgs, delete::DeleteArgs, discover::DiscoverArgs, dump::DumpArgs, exist::ExistArgs,
-        format::FormatArgs, info::InfoArgs, list::ListArgs, remove_namespace::RemoveNamespaceArgs, replace::ReplaceArgs, retrieve::RetrieveArgs,
-        store::StoreArgs, verify::VerifyArgs,
+        format::FormatArgs, info::InfoArgs, list::ListArgs, remove_namespace::RemoveNamespaceArgs,
+        replace::ReplaceArgs, retrieve::RetrieveArgs, store::StoreArgs, verify::VerifyArgs,
     },
     failure::EXIT_HELP,
 };

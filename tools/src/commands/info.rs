@@ -111,7 +111,7 @@ struct Kv {
     /// Feature 20h: Delete of a missing key is an error. None: the feature is not supported.
     delete_missing_is_error: Option<bool>,
     /// The pool that it lies in, if it lies in one of kvof's.
-    pool: Option<Pool>,
+    pool: Option<Box<Pool>>,
 }
 
 /// What the target tells of a pool; bytes, and counts since it was opened.
@@ -273,7 +273,7 @@ async fn look(controller: &Controller, namespace: NamespaceInfo) -> Result<Names
                     formats: formats.collect(),
                     optimal_value_granularity: data.novg.get(),
                     delete_missing_is_error,
-                    pool: pool(controller, nsid).await?,
+                    pool: pool(controller, nsid).await?.map(Box::new),
                 },
             };
         }

@@ -57,7 +57,9 @@ pub(crate) fn run(args: &RemoveNamespaceArgs, output: &mut Output) -> Result<Exi
     if let Some(member) = present.iter().position(Option::is_none) {
         return Err(coded(
             Exit::Usage,
-            anyhow!("member {member} of the pool is not among the paths: without it the pool would go on degraded; name all devices"),
+            anyhow!(
+                "member {member} of the pool is not among the paths: without it the pool would go on degraded; name all devices"
+            ),
         ));
     }
     let mut io = devices.io().map_err(|error| pool_error(&error))?;
