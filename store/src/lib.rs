@@ -1,6 +1,6 @@
 //! The flash engine of kvof: nothing acknowledged is ever lost, on any m failed devices.
 //!
-//! A [pool](pool) of devices is divided into volumes, one for each shard. A [`Volume`](volume::Volume) is an append-only
+//! A [pool] of devices is divided into volumes, one for each shard. A [`Volume`](volume::Volume) is an append-only
 //! log over stripe groups of segments, an exact index in memory, and the rules that keep both together. It is sans-IO: it
 //! takes requests, finished device operations and the time, and gives device operations and results.
 //!
