@@ -116,7 +116,7 @@ impl Volume {
                 return false;
             }
             if self.stripes.is_empty() && self.ops.is_empty() {
-                self.no_progress(waiting || pressed, free);
+                self.no_progress(!self.changes.is_empty() || pressed, free);
             }
             return false;
         };
@@ -199,6 +199,8 @@ impl Volume {
             for change in changes {
                 match change.content {
                     Content::Value(..) => self.failed(&change, kvof_kv::KvError::CapacityExceeded),
+                    // Only the last group is not theirs.
+                    Content::Tombstone if free <= 1 => self.failed(&change, kvof_kv::KvError::CapacityExceeded),
                     Content::Tombstone => self.changes.push_back(change),
                 }
             }

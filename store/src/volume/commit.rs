@@ -48,6 +48,17 @@ pub(super) struct OpenGroup {
     pub(super) free: u32,
 }
 
+/// Whose changes go into a stripe.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Who {
+    /// All that waits.
+    All,
+    /// Moves, and deletes, which make room.
+    Deletes,
+    /// Moves alone.
+    Moves,
+}
+
 /// A stripe in flight.
 #[derive(Debug)]
 pub(super) struct Stripe {
@@ -78,17 +89,26 @@ impl Volume {
             if self.seal_wanted && !self.seal_if_open() {
                 return;
             }
-            let spare = self.free > RESERVED_GROUPS;
-            let reserve = self.open.as_ref().is_none_or(|open| open.free <= RESERVED_GROUPS);
-            if !self.try_stripe(!spare && reserve) && (spare || reserve || !self.try_stripe(true)) {
+            let opened = self.open.as_ref().map_or(0, |open| open.free);
+            let first = match self.free.max(opened) {
+                0 | 1 => Who::Moves,
+                most if most <= RESERVED_GROUPS => Who::Deletes,
+                _ => Who::All,
+            };
+            // What one of them cannot have, others may: only moves can have the last group.
+            let started = [Who::All, Who::Deletes, Who::Moves]
+                .into_iter()
+                .filter(|who| *who >= first)
+                .any(|who| self.try_stripe(who));
+            if !started {
                 return;
             }
         }
     }
 
-    /// Starts a stripe from what waits; hosts' values are left out if they are to wait. False if there is none to start now.
-    fn try_stripe(&mut self, hosts_wait: bool) -> bool {
-        let batch = self.next_batch(hosts_wait);
+    /// Starts a stripe from what waits of these. False if there is none to start now.
+    fn try_stripe(&mut self, who: Who) -> bool {
+        let batch = self.next_batch(who);
         if batch.is_empty() {
             return false;
         }
@@ -143,7 +163,7 @@ impl Volume {
     }
 
     /// What goes into the next stripe: moves first, since they make room.
-    fn next_batch(&mut self, hosts_wait: bool) -> Vec<Change> {
+    fn next_batch(&mut self, who: Who) -> Vec<Change> {
         let moves_ready = self.moves_ready();
         let geometry = self.geometry();
         // A stripe has to fit in a group, with the header rows, the footer, and what a layout may be taller than it need be.
@@ -161,7 +181,6 @@ impl Volume {
             }
             fits
         };
-        let deletes_wait = hosts_wait && self.free == 0 && self.open.as_ref().is_none_or(|open| open.free <= 1);
         while let Some(change) = self.moves.front().filter(|_| moves_ready) {
             let stale = self.meta(change.slot, &change.key).map(place::without_hits) != Some(moved_from(change));
             // A change of a host that has its sequence number already must not be followed by the older value.
@@ -183,8 +202,8 @@ impl Volume {
         let mut skipped = Vec::new();
         while let Some(change) = self.changes.front() {
             // Deletes make room, so they do not wait for it unless moves need all there is.
-            let waits = if matches!(change.content, Content::Value(..)) { hosts_wait } else { deletes_wait };
-            if waits {
+            let needs = if matches!(change.content, Content::Value(..)) { Who::All } else { Who::Deletes };
+            if who > needs {
                 skipped.extend(self.changes.pop_front());
                 continue;
             }
