@@ -1,5 +1,4 @@
-# A device of a 4+1 pool comes and goes, loses writes that it has acknowledged, and has a sector that cannot be read (device-mapper: flakey,
-# linear with a hole): every value stays right.
+# A device of a 4+1 pool comes and goes under load (device-mapper flakey): every value stays right.
 # limit: 240
 # cpus: 2
 # target: may end
