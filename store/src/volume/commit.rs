@@ -23,8 +23,12 @@ use crate::{
     },
 };
 
-/// Most stripes in flight. What arrives meanwhile shares the next one.
-const STRIPES_MAX: usize = 4;
+/// Most stripes in flight.
+const STRIPES_MAX: usize = 8;
+/// With so many in flight, less than [`WORTH_ONE`] waits for company: what arrives meanwhile shares the next stripe.
+const STRIPES_FEW: usize = 4;
+/// Bytes of values that are worth a stripe of their own however many are in flight.
+const WORTH_ONE: usize = 512 << 10;
 /// Most bytes of values in a stripe, unless one value alone has more.
 pub(super) const STRIPE_BYTES: usize = 8 << 20;
 /// Most records in a stripe.
@@ -113,6 +117,11 @@ impl Volume {
             return false;
         }
         let mut batch = batch;
+        let bytes: usize = batch.iter().filter_map(Change::len).map(|len| len as usize).sum();
+        if self.stripes.len() >= STRIPES_FEW && bytes < WORTH_ONE {
+            self.put_back(batch);
+            return false;
+        }
         self.trim(&mut batch);
         let Err(batch) = self.start_stripe(batch) else { return true };
         // A completion gives the next try.
