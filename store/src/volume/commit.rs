@@ -25,10 +25,9 @@ use crate::{
 
 /// Most stripes in flight.
 const STRIPES_MAX: usize = 8;
-/// With so many in flight, less than [`WORTH_ONE`] waits for company: what arrives meanwhile shares the next stripe.
+/// With so many in flight, small values wait for company: what arrives meanwhile shares the next stripe. Large ones gain more
+/// from being under way.
 const STRIPES_FEW: usize = 4;
-/// Bytes of values that are worth a stripe of their own however many are in flight.
-const WORTH_ONE: usize = 512 << 10;
 /// Most bytes of values in a stripe, unless one value alone has more.
 pub(super) const STRIPE_BYTES: usize = 8 << 20;
 /// Most records in a stripe.
@@ -117,8 +116,8 @@ impl Volume {
             return false;
         }
         let mut batch = batch;
-        let bytes: usize = batch.iter().filter_map(Change::len).map(|len| len as usize).sum();
-        if self.stripes.len() >= STRIPES_FEW && bytes < WORTH_ONE {
+        let large = |change: &Change| change.len().is_some_and(|len| len as usize >= LARGE);
+        if self.stripes.len() >= STRIPES_FEW && !batch.iter().any(large) {
             self.put_back(batch);
             return false;
         }
