@@ -127,7 +127,7 @@ fn rot_is_found_and_repaired_by_a_scrub() {
     world.suspects = vec![2];
     world.scrub().unwrap();
     let found = stats(&world);
-    assert!(found.damaged > 1 && found.repaired == found.damaged, "{found:?}");
+    assert!(found.damaged > 0 && found.repaired == found.damaged, "{found:?}");
     world.scrub().unwrap();
     assert_eq!(stats(&world).damaged, found.damaged, "the second pass finds nothing");
     world.suspects.clear();
