@@ -86,6 +86,19 @@ zeroed!(CmReject);
 impl_debug!(CmReject, s => { recfmt: s.recfmt.get(), sts: s.status() });
 
 impl CmRequest {
+    /// A request for queue `qid` with `hrqsize` receive (1's based) and `hsqsize` send queue entries (0's based), of
+    /// controller `cntlid` (0 for an admin queue).
+    #[must_use]
+    pub fn new(qid: u16, hrqsize: u16, hsqsize: u16, cntlid: u16) -> Self {
+        Self {
+            qid: qid.into(),
+            hrqsize: hrqsize.into(),
+            hsqsize: hsqsize.into(),
+            cntlid: cntlid.into(),
+            ..Self::zeroed()
+        }
+    }
+
     /// Reads the request out of CM private data, which the CM may have padded.
     ///
     /// # Errors
@@ -131,6 +144,7 @@ mod tests {
         bytes[8..10].copy_from_slice(&[0x34, 0x12]);
         let r = CmRequest::parse(&bytes).unwrap();
         assert_eq!((r.qid.get(), r.hrqsize.get(), r.hsqsize.get(), r.cntlid.get()), (1, 128, 127, 0x1234));
+        assert_eq!(CmRequest::new(1, 128, 127, 0x1234), r);
         assert_eq!(CmRequest::parse(&bytes[..31]), Err(CmStatus::INVALID_LENGTH));
         bytes[0] = 1;
         assert_eq!(CmRequest::parse(&bytes), Err(CmStatus::INVALID_RECFMT));

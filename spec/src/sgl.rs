@@ -18,7 +18,10 @@ pub struct SglDescriptor {
     pub identifier: u8,
 }
 
-assert_layout!(SglDescriptor, 16, address @ 0, length @ 8, rsvd @ 12, identifier @ 15);
+assert_layout!(SglDescriptor, SGL_DESCRIPTOR_SIZE, address @ 0, length @ 8, rsvd @ 12, identifier @ 15);
+
+/// Size of a descriptor, bytes.
+pub const SGL_DESCRIPTOR_SIZE: usize = 16;
 
 /// Longest transfer of one keyed descriptor: its length field has 24 bits.
 pub const KEYED_LENGTH_MAX: u32 = 0x00ff_ffff;
@@ -107,6 +110,18 @@ impl SglDescriptor {
         }
     }
 
+    /// Whether the descriptor names more descriptors, of whatever sub type (Segment or Last Segment).
+    #[must_use]
+    pub const fn is_segment(&self) -> bool {
+        matches!(self.identifier >> 4, 0x2 | 0x3)
+    }
+
+    /// Descriptors in the capsule at `offset`, `length` bytes of them.
+    #[must_use]
+    pub fn last_segment_offset(offset: u64, length: u32) -> Self {
+        Self { address: offset.into(), length: length.into(), identifier: 0x31, ..Self::default() }
+    }
+
     /// Data in the capsule at `offset`.
     #[must_use]
     pub fn in_capsule(offset: u64, length: u32) -> Self {
@@ -168,6 +183,18 @@ mod tests {
             Sgl::Keyed { address: 0x1122_3344_5566_7788, length: 0x00ab_cdef, key: 0xdead_beef, invalidate: true }
         );
         assert_eq!(SglDescriptor::keyed(0, 1 << 24, 0, false), None);
+    }
+
+    #[test]
+    fn descriptors_of_descriptors() {
+        let list = SglDescriptor::last_segment_offset(64, 144);
+        assert_eq!(list.decode(), Sgl::LastSegmentOffset { offset: 64, length: 144 });
+        assert_eq!(list.decode().data_length(), None);
+        for identifier in [0x20, 0x21, 0x30, 0x31] {
+            assert!(SglDescriptor { identifier, ..list }.is_segment());
+        }
+        assert!(!SglDescriptor::in_capsule(0, 16).is_segment());
+        assert!(!SglDescriptor { identifier: 0x40, ..list }.is_segment());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) enum Stage {
     AwaitMemory { len: u32, then: Then },
     /// The transport fills `landing`.
     Receiving { landing: Landing, then: Then },
+    /// The same, but the transport has taken the landing: a device fills it.
+    Lent { then: Then },
     /// Its data came in the capsule when the pool was empty, and waits for a place there.
     Spilled { bytes: Vec<u8>, then: Then },
     /// Waits for pool memory that the backend needs.

@@ -11,7 +11,10 @@ use std::{collections::VecDeque, time::Instant};
 
 use kvof_io::{Pool, PoolBuf};
 use kvof_kv::OpId;
-use kvof_spec::{AdminOpcode, Cqe, FabricsType, Sqe, Status};
+use kvof_spec::{
+    AdminOpcode, Cqe, FabricsType, Sqe, Status,
+    fabrics::{ConnectCmd, ConnectError},
+};
 use slab::Slab;
 
 use self::cids::CidSet;
@@ -66,7 +69,8 @@ pub type CommandIndex = usize;
 /// What the transport does next for a command.
 #[derive(Debug)]
 pub enum Step {
-    /// Fetch `len` bytes of host data into [`Queue::landing`], then call [`Queue::received`].
+    /// Fetch `len` bytes of host data into [`Queue::landing`] (or into what [`Queue::take_landing`] gives), then call
+    /// [`Queue::received`].
     Receive {
         /// The command.
         index: CommandIndex,
@@ -82,6 +86,9 @@ pub enum Step {
 /// A finished command.
 #[derive(Debug)]
 pub struct Response {
+    /// The index that the command had while it was outstanding. One that was refused because its identifier was in use
+    /// never had one: then this is [`Queue::next_index`] as it was before.
+    pub index: CommandIndex,
     /// Its completion.
     pub cqe: Cqe,
     /// Data for the host, sent before the completion. Never longer than the host's buffer.
@@ -99,6 +106,15 @@ pub enum QueueViolation {
     Overflow(u16),
 }
 
+/// What a host said of a queue when its connection was made, before Connect (NVMe/RDMA private data).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Promise {
+    /// QID: Connect has to name the same.
+    pub qid: u16,
+    /// Entries, 1's based: Connect may name fewer.
+    pub entries: u16,
+}
+
 /// Which commands a queue takes.
 #[derive(Debug)]
 enum Role {
@@ -111,6 +127,8 @@ enum Role {
 #[derive(Debug)]
 pub struct Queue {
     role: Role,
+    /// What Connect must agree with.
+    promise: Option<Promise>,
     /// Entries, 1's based.
     sqsize: u16,
     sqhd: u16,
@@ -137,6 +155,7 @@ impl Queue {
     pub fn new() -> Self {
         Self {
             role: Role::Unconnected,
+            promise: None,
             sqsize: UNCONNECTED_SQSIZE,
             sqhd: 0,
             flow_control: true,
@@ -146,6 +165,14 @@ impl Queue {
             executing: 0,
             held: 0,
         }
+    }
+
+    /// A queue that waits for a Connect command which agrees with `promise`.
+    #[must_use]
+    pub fn promised(promise: Promise) -> Self {
+        let mut queue = Self::new();
+        queue.promise = Some(promise);
+        queue
     }
 
     /// Whether Connect has succeeded.
@@ -194,6 +221,12 @@ impl Queue {
         }
     }
 
+    /// The index that the next command will have.
+    #[must_use]
+    pub fn next_index(&self) -> CommandIndex {
+        self.commands.vacant_key()
+    }
+
     /// Takes a command whose capsule has arrived. `data` is what the transport read from the SGL, or the status with
     /// which the command is refused because its SGL is unusable.
     ///
@@ -214,7 +247,8 @@ impl Queue {
             queue.touch(cx.now);
         }
         if !self.cids.insert(cid) {
-            return Ok(Step::Respond(self.response(cid, Completion::status(Status::COMMAND_ID_CONFLICT.with_dnr()))));
+            let conflict = Completion::status(Status::COMMAND_ID_CONFLICT.with_dnr());
+            return Ok(Step::Respond(self.response(self.next_index(), cid, conflict)));
         }
         let command = Command {
             sqe: *sqe,
@@ -240,6 +274,37 @@ impl Queue {
         match &mut self.commands.get_mut(index)?.stage {
             Stage::Receiving { landing, .. } => Some(landing),
             _ => None,
+        }
+    }
+
+    /// Takes the landing of a command that is being received, for a device to fill. [`Self::put_landing`] brings it back;
+    /// until then the command goes neither on nor away, unless the queue is abandoned.
+    pub fn take_landing(&mut self, index: CommandIndex) -> Option<Landing> {
+        let command = self.commands.get_mut(index)?;
+        match std::mem::replace(&mut command.stage, Stage::Executing) {
+            Stage::Receiving { landing, then } => {
+                command.stage = Stage::Lent { then };
+                Some(landing)
+            }
+            other => {
+                command.stage = other;
+                None
+            }
+        }
+    }
+
+    /// Brings a landing back: [`Self::received`] may follow. False, and the memory is freed, if no command waits for it.
+    pub fn put_landing(&mut self, index: CommandIndex, landing: Landing) -> bool {
+        let Some(command) = self.commands.get_mut(index) else { return false };
+        match std::mem::replace(&mut command.stage, Stage::Executing) {
+            Stage::Lent { then } => {
+                command.stage = Stage::Receiving { landing, then };
+                true
+            }
+            other => {
+                command.stage = other;
+                false
+            }
         }
     }
 
@@ -488,6 +553,10 @@ impl Queue {
         if self.is_connected() {
             return self.finish(index, Completion::status(Status::COMMAND_SEQUENCE_ERROR.with_dnr()));
         }
+        if let Some(broken) = self.promise.and_then(|promise| promise.broken_by(&ConnectCmd::from_sqe(&sqe))) {
+            let status = Status::CONNECT_INVALID_PARAMETERS.with_dnr();
+            return self.finish(index, Completion { result: broken.0.into(), ..Completion::status(status) });
+        }
         let reply = match cx.target.connect(cx.now, &sqe, data, cx.transport) {
             Ok(connected) => {
                 self.role = match connected.queue {
@@ -568,13 +637,14 @@ impl Queue {
         command.obligation.complete();
         let cid = command.sqe.cid.get();
         self.cids.remove(cid);
-        Step::Respond(self.response(cid, completion))
+        Step::Respond(self.response(index, cid, completion))
     }
 
-    fn response(&self, cid: u16, completion: Completion) -> Response {
+    fn response(&self, index: CommandIndex, cid: u16, completion: Completion) -> Response {
         let mut cqe = Cqe::new(cid, completion.status).with_result(completion.result);
         cqe.sqhd = if self.flow_control { self.sqhd } else { u16::MAX }.into();
         Response {
+            index,
             cqe,
             implied: !self.flow_control && completion.status.is_success() && completion.result == 0,
             data: completion.data,
@@ -587,6 +657,17 @@ impl Drop for Queue {
         for (_, command) in &mut self.commands {
             command.obligation.abandon();
         }
+    }
+}
+
+impl Promise {
+    /// The parameter of a Connect command that does not agree.
+    fn broken_by(self, connect: &ConnectCmd) -> Option<ConnectError> {
+        if connect.qid.get() != self.qid {
+            return Some(ConnectError::command(42));
+        }
+        // SQSIZE is 0's based.
+        (connect.sqsize.get() >= self.entries).then_some(ConnectError::command(44))
     }
 }
 

@@ -6,13 +6,13 @@ use std::{
 };
 
 use kvof_io::{Sent, TxQueue};
-use kvof_spec::tcp::{Digests, Fatal, ReceiveRules, Receiver};
+use kvof_spec::tcp::{Digests, ReceiveRules, Receiver};
 
 use super::{TcpSettings, receive::Rx, transfer::Transfer};
 use crate::{
     backend::{IoError, IoOutcome},
-    control,
     queue::{ADMIN_DATA_MAX, CommandIndex, Cx, Queue, Step},
+    transport::CloseReason,
 };
 
 /// How long a host may take.
@@ -41,40 +41,6 @@ impl Default for TcpTimers {
 
 /// Bytes a second at which a host has to send a PDU that it has begun.
 pub(super) const SLOWEST_RATE: u32 = 32 << 10;
-
-/// Why a connection ends.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum CloseReason {
-    /// The host closed the connection.
-    #[error("closed by the host")]
-    Host,
-    /// The socket failed.
-    #[error("socket: {0}")]
-    Socket(std::io::ErrorKind),
-    /// The host broke the protocol; it has been told why.
-    #[error("protocol error by the host: {0}")]
-    Fatal(Fatal),
-    /// The host found us breaking the protocol.
-    #[error("terminated by the host: {0}")]
-    HostTerm(Fatal),
-    /// The controller demands it.
-    #[error("{0}")]
-    Controller(control::CloseReason),
-    /// The host took too long.
-    #[error("timed out: {0}")]
-    Timeout(&'static str),
-    /// The target is stopping.
-    #[error("the target is stopping")]
-    Stopped,
-}
-
-impl CloseReason {
-    /// Whether an operator should hear of it: everything but an orderly end.
-    #[must_use]
-    pub const fn is_fault(&self) -> bool {
-        !matches!(self, Self::Host | Self::Stopped | Self::Controller(_))
-    }
-}
 
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,7 +10,7 @@ mod receive;
 mod transfer;
 mod transmit;
 
-pub use connection::{CloseReason, Connection, TcpTimers};
+pub use connection::{Connection, TcpTimers};
 
 /// What a controller offers and tolerates on NVMe/TCP connections.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,11 +13,14 @@ use kvof_spec::{
 use zerocopy::FromBytes;
 
 use super::{
-    connection::{CloseReason, Connection, Phase, SLOWEST_RATE},
+    connection::{Connection, Phase, SLOWEST_RATE},
     digest,
     transfer::{R2T_SLOTS, Transfer, TransferError},
 };
-use crate::queue::{CommandIndex, Cx, HostData, Step};
+use crate::{
+    queue::{CommandIndex, Cx, HostData, Step},
+    transport::CloseReason,
+};
 
 /// Bytes of the longest header with its digest.
 const HEADER_MAX: usize = IC_SIZE + 4;
