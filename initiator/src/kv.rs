@@ -115,7 +115,7 @@ impl KvNamespace {
     /// [`Error::Argument`] if key or value are too long for the namespace; a status, among them
     /// [`Error::is_key_exists`] and [`Error::is_key_missing`] with conditions in `options`.
     pub async fn store<B: IoBuf>(&self, key: Key, value: B, options: StoreOptions) -> (Result<()>, B) {
-        let len = match self.check(&key, "value length", value.as_bytes().len(), true) {
+        let len = match self.check(&key, "value length", value.size(), true) {
             Ok(len) => len,
             Err(error) => return (Err(error), value),
         };
@@ -131,7 +131,7 @@ impl KvNamespace {
     /// # Errors
     /// [`Error::is_key_missing`]; [`Error::Argument`] if the buffer is larger than MDTS allows.
     pub async fn retrieve<B: IoBufMut>(&self, key: Key, mut buffer: B) -> (Result<Retrieved>, B) {
-        let len = match self.check(&key, "buffer length", buffer.as_bytes_mut().len(), false) {
+        let len = match self.check(&key, "buffer length", buffer.room(), false) {
             Ok(len) => len,
             Err(error) => return (Err(error), buffer),
         };

@@ -84,13 +84,15 @@ mod tcp;
 mod watch;
 
 pub use address::Address;
-pub use buffer::{BUFFER_ALIGN, Buffer, IoBuf, IoBufMut};
+pub use buffer::{IoBuf, IoBufMut};
 pub use controller::{AdminData, Controller, ControllerInfo, NamespaceInfo, RawCompletion};
 pub use discovery::{DiscoveryController, DiscoveryEntry, discover};
 pub use error::{ConnectionError, Error, Result};
 pub use kv::{Keys, KvNamespace, Retrieved};
 pub use nvm::NvmNamespace;
 pub use options::{ConnectOptions, DigestMode, ReconnectPolicy};
+
+pub use kvof_memory::{self as memory, BUFFER_ALIGN, Buffer, MemoryKind, MemoryRegion};
 
 pub use kvof_kv::{Key, KvCommand, KvLimits, StoreOptions};
 pub use kvof_spec::feature::FeatureId;

@@ -69,7 +69,7 @@ impl NvmNamespace {
     /// # Errors
     /// [`Error::Argument`] for a buffer that is not whole blocks or too large for one command.
     pub async fn read<B: IoBufMut>(&self, slba: u64, mut buffer: B) -> (Result<()>, B) {
-        let len = buffer.as_bytes_mut().len();
+        let len = buffer.room();
         let sqe = match self.command(NvmOpcode::READ, slba, len) {
             Ok(sqe) => sqe,
             Err(error) => return (Err(error), buffer),
@@ -87,7 +87,7 @@ impl NvmNamespace {
     /// # Errors
     /// [`Error::Argument`] for a buffer that is not whole blocks or too large for one command.
     pub async fn write<B: IoBuf>(&self, slba: u64, data: B) -> (Result<()>, B) {
-        let sqe = match self.command(NvmOpcode::WRITE, slba, data.as_bytes().len()) {
+        let sqe = match self.command(NvmOpcode::WRITE, slba, data.size()) {
             Ok(sqe) => sqe,
             Err(error) => return (Err(error), data),
         };
