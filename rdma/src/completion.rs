@@ -206,7 +206,7 @@ impl WorkCompletion {
         };
         let with_inv = result.is_ok() && wc.wc_flags & sys::ibv_wc_flags::IBV_WC_WITH_INV.0 != 0;
         // SAFETY: both fields of the union are 32-bit integers.
-        let invalidated = with_inv.then(|| unsafe { wc.imm_data_invalidated_rkey_union.invalidated_rkey });
+        let invalidated = with_inv.then_some(unsafe { wc.imm_data_invalidated_rkey_union.invalidated_rkey });
         Self { id: WrId(wc.wr_id), result, len: wc.byte_len, invalidated }
     }
 

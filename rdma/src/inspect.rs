@@ -23,7 +23,7 @@ use crate::RdmaError;
 pub struct DeviceReport {
     /// Its name, such as `mlx5_0` or `rxe0`.
     pub name: String,
-    /// The kernel's driver, such as `mlx5_core`; `None` where the kernel does not say, as for software devices.
+    /// The kernel's driver, such as `mlx5_core`, or `rdma_rxe` for Soft-RoCE; `None` where the kernel does not say.
     pub driver: Option<String>,
     /// InfiniBand and RoCE, or iWARP.
     pub kind: NodeKind,

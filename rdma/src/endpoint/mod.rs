@@ -494,6 +494,7 @@ impl<B: Memory> Endpoint<B> {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a completion is handled once")]
     /// Takes a completion of this endpoint's work, and tells what came of it. Those of other endpoints are ignored.
     pub fn handle(&mut self, completion: WorkCompletion, into: &mut Vec<Event<B>>) {
         let WorkCompletion { id, result, len, invalidated } = completion;

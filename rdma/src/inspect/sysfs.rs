@@ -9,6 +9,8 @@ use super::{DeviceReport, Gid, GidKind, InspectError, PortReport};
 
 /// Entries of a GID table that are looked at; drivers have up to 256.
 const GIDS_MAX: u32 = 4096;
+/// The module of Soft-RoCE.
+const SOFT_ROCE: &str = "rdma_rxe";
 
 /// What kind of node a device is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,7 +52,7 @@ fn device(root: &Path, path: &Path, name: String) -> DeviceReport {
     let hardware = path.join("device");
     let ports = numbered(&path.join("ports"));
     DeviceReport {
-        driver: link_name(&hardware.join("driver")),
+        driver: driver(path),
         kind: node_kind(&text(&path.join("node_type")).unwrap_or_default()),
         firmware: text(&path.join("fw_ver")).filter(|version| !version.is_empty()),
         node_guid: text(&path.join("node_guid")),
@@ -62,6 +64,14 @@ fn device(root: &Path, path: &Path, name: String) -> DeviceReport {
         verbs: Err(InspectError::NoProvider),
         name,
     }
+}
+
+/// The driver. Soft-RoCE sits on a network device, which it names, and whose own driver has nothing to do with RDMA.
+fn driver(path: &Path) -> Option<String> {
+    if path.join("parent").exists() {
+        return Some(SOFT_ROCE.to_owned());
+    }
+    Some(fs::read_link(path.join("device/driver")).ok()?.file_name()?.to_string_lossy().into_owned())
 }
 
 fn node_kind(node_type: &str) -> NodeKind {
@@ -132,10 +142,6 @@ fn after_colon(text: &str) -> &str {
 /// The contents of a file without its line end; `None` if it cannot be read, since sysfs differs between drivers.
 fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
-}
-
-fn link_name(path: &Path) -> Option<String> {
-    Some(fs::read_link(path).ok()?.file_name()?.to_string_lossy().into_owned())
 }
 
 fn folder(path: &Path) -> Vec<String> {
@@ -247,7 +253,7 @@ mod tests {
         tree.file("class/infiniband/rxe0/device/numa_node", "-1\n");
         tree.file("class/infiniband/rxe0/ports/1/state", "1: DOWN\n");
         let [found] = devices(&tree.0).unwrap().try_into().unwrap();
-        assert_eq!(found.numa_node, None);
+        assert_eq!((found.driver.as_deref(), found.numa_node), (Some("rdma_rxe"), None));
         assert_eq!(found.uverbs, None);
         assert_eq!(found.ports[0].netdevs, [Netdev { name: "eth0".to_owned(), mtu: None }]);
         assert_eq!(found.ports[0].state, "DOWN");

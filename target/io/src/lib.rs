@@ -7,6 +7,7 @@
 //! * [`Region`]: the memory of a block namespace, shared by every core without a lock;
 //! * [`TxQueue`] and [`recv_vectored`]: non-blocking vectored socket I/O straight from and into that memory;
 //! * [`EventLoop`]: one io_uring per core thread for socket readiness, disk I/O with owned buffers, and wake-ups;
+//! * [`RdmaBuf`]: any of that memory, for RDMA to read and write in place;
 //! * [`DiskFile`]: a locked file or block device that the ring reads and writes, or a tool does with blocking calls;
 //! * [`listen_tcp`] and friends: the few socket calls of a TCP server.
 //!
@@ -19,6 +20,7 @@ mod listen;
 mod mem;
 mod net;
 mod pool;
+mod rdma;
 mod region;
 mod ring;
 mod thread;
@@ -29,6 +31,7 @@ pub use event::{Event, EventKind, RejectReason, Rejected, WatchId};
 pub use listen::{accept, listen_tcp, local_addr, set_nodelay};
 pub use net::{InlineBytes, Sent, TxQueue, TxSeg, recv_vectored};
 pub use pool::{PAGE_SIZE, Pool, PoolBuf, PoolConfig, PoolPart, SharedBuf};
+pub use rdma::{HeapBuf, RdmaBuf};
 pub use region::{Region, RegionError, RegionSlice};
 pub use ring::{EventLoop, EventLoopConfig, RingSetup};
 pub use thread::pin_thread;

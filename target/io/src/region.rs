@@ -9,6 +9,8 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kvof_rdma::Registrations;
+
 use crate::mem;
 
 const WORD: usize = 8;
@@ -50,7 +52,7 @@ impl Region {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let start = mem::map_zeroed(len)?;
-        Ok(Self { mapping: Arc::new(Mapping { start, len }) })
+        Ok(Self { mapping: Arc::new(Mapping { start, len, registrations: Registrations::new() }) })
     }
 
     /// Length in bytes, never 0.
@@ -148,12 +150,19 @@ impl RegionSlice {
         // SAFETY: `at` is at most the length of the mapping, checked when the slice was made.
         unsafe { self.region.mapping.start.as_ptr().cast_const().add(self.at) }
     }
+
+    /// The memory that the bytes lie in: where it begins, its length, its RDMA keys.
+    pub(crate) fn memory(&self) -> (*mut u8, usize, &Registrations) {
+        let mapping = &*self.region.mapping;
+        (mapping.start.as_ptr(), mapping.len, &mapping.registrations)
+    }
 }
 
 #[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    registrations: Registrations,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and all access goes through atomics.
@@ -170,6 +179,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        self.registrations = Registrations::new();
         // SAFETY: mapped with this length by `Region::new`; the last owner is going, so nothing refers to it.
         unsafe { mem::unmap(self.start, self.len) };
     }

@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 use std::slice;
 use std::sync::Arc;
 
+use kvof_rdma::Registrations;
+
 use super::{Chunk, Shard, SharedBuf};
 
 /// Page-aligned memory from a [`Pool`](super::Pool): a `[u8]` of exactly the length asked for. Dropping it, on any thread,
@@ -71,6 +73,11 @@ impl PoolBuf {
     /// Where the bytes are, for the kernel. Stays the same when the buffer is moved.
     pub(crate) fn start(&self) -> *mut u8 {
         self.memory.as_ref().map_or(std::ptr::dangling_mut(), |m| m.chunk.start.as_ptr())
+    }
+
+    /// The memory behind the buffer: where it begins, its length, its RDMA keys. None for an empty buffer.
+    pub(crate) fn chunk(&self) -> Option<(*mut u8, usize, &Registrations)> {
+        self.memory.as_ref().map(|m| (m.chunk.start.as_ptr(), m.chunk.size, &m.chunk.registrations))
     }
 }
 

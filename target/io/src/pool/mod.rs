@@ -26,6 +26,8 @@ pub use classes::PAGE_SIZE;
 pub use part::PoolPart;
 pub use shared::SharedBuf;
 
+use kvof_rdma::Registrations;
+
 use crate::mem;
 use classes::class_of;
 
@@ -241,6 +243,8 @@ impl Drop for Shard {
 struct Chunk {
     start: NonNull<u8>,
     size: usize,
+    /// RDMA keys, made when first needed and kept while the memory is: a free list gives memory out with them.
+    registrations: Registrations,
 }
 
 // SAFETY: a chunk owns its memory, which has no tie to the thread that obtained it.
@@ -257,7 +261,7 @@ impl Chunk {
             // SAFETY: the layout's size is not zero: sizes are whole pages.
             NonNull::new(unsafe { alloc_zeroed(layout) })?
         };
-        Some(Self { start, size })
+        Some(Self { start, size, registrations: Registrations::new() })
     }
 
     fn layout(size: usize) -> Option<Layout> {
@@ -267,6 +271,7 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
+        self.registrations = Registrations::new();
         if self.size >= mem::HUGE_PAGE {
             // SAFETY: mapped with this size by `from_system`, and this value was its only owner.
             unsafe { mem::unmap(self.start, self.size) };

@@ -5,6 +5,8 @@ use std::ops::{Bound, Deref, RangeBounds};
 use std::slice;
 use std::sync::Arc;
 
+use kvof_rdma::Registrations;
+
 use super::PoolBuf;
 
 /// A cheaply cloned view of immutable bytes. The memory lives as long as any clone or slice of it.
@@ -13,13 +15,14 @@ pub struct SharedBuf {
     start: *const u8,
     len: usize,
     /// None for static data.
-    _owner: Option<Arc<Owner>>,
+    owner: Option<Arc<Owner>>,
 }
 
-/// What keeps the bytes alive; never looked into again.
+/// What keeps the bytes alive; nothing looks at them through it again.
 enum Owner {
-    Pool(#[expect(dead_code, reason = "held for its destructor")] PoolBuf),
-    Vec(#[expect(dead_code, reason = "held for its destructor")] Vec<u8>),
+    Pool(PoolBuf),
+    /// The RDMA keys go before the memory.
+    Vec(Registrations, Vec<u8>),
 }
 
 // SAFETY: the bytes are never written while a `SharedBuf` exists (their owner is locked away in the `Arc`), and the owner is Send and Sync.
@@ -30,13 +33,13 @@ unsafe impl Sync for SharedBuf {}
 impl SharedBuf {
     pub(super) fn from_pool(buf: PoolBuf) -> Self {
         let (start, len) = (buf.start().cast_const(), buf.len());
-        Self { start, len, _owner: Some(Arc::new(Owner::Pool(buf))) }
+        Self { start, len, owner: Some(Arc::new(Owner::Pool(buf))) }
     }
 
     /// Takes over a vector without copying: for small replies that need no pool memory.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         let (start, len) = (bytes.as_ptr(), bytes.len());
-        Self { start, len, _owner: Some(Arc::new(Owner::Vec(bytes))) }
+        Self { start, len, owner: Some(Arc::new(Owner::Vec(Registrations::new(), bytes))) }
     }
 
     /// The bytes of `range` as a view of the same memory. None if the range is not within the buffer.
@@ -52,18 +55,32 @@ impl SharedBuf {
             Bound::Unbounded => self.len,
         };
         let part = self.get(from..to)?;
-        Some(Self { start: part.as_ptr(), len: part.len(), _owner: self._owner.clone() })
+        Some(Self { start: part.as_ptr(), len: part.len(), owner: self.owner.clone() })
     }
 
     /// Where the bytes are, for the kernel. Stays the same when the value is moved.
     pub(crate) fn start(&self) -> *const u8 {
         self.start
     }
+
+    /// Whether the bytes are in a pool's memory.
+    pub(crate) fn is_pool(&self) -> bool {
+        matches!(self.owner.as_deref(), Some(Owner::Pool(_)))
+    }
+
+    /// The memory that the bytes lie in: where it begins, its length, its RDMA keys. None for static data and where there is none.
+    pub(crate) fn memory(&self) -> Option<(*mut u8, usize, &Registrations)> {
+        match &**self.owner.as_ref()? {
+            Owner::Pool(buf) => buf.chunk(),
+            // Registered for reading alone: nobody writes through this pointer.
+            Owner::Vec(registrations, bytes) => Some((bytes.as_ptr().cast_mut(), bytes.len(), registrations)),
+        }
+    }
 }
 
 impl From<&'static [u8]> for SharedBuf {
     fn from(bytes: &'static [u8]) -> Self {
-        Self { start: bytes.as_ptr(), len: bytes.len(), _owner: None }
+        Self { start: bytes.as_ptr(), len: bytes.len(), owner: None }
     }
 }
 
