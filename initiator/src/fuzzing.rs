@@ -15,8 +15,8 @@ use kvof_spec::{Cqe, IntoBytes, Sqe, Status};
 use crate::{
     DigestMode,
     buffer::Payload,
-    queue::{Answer, Command, TimeLimit},
-    tcp::{HostQueue, IOV_MAX, Settings, crc32c},
+    queue::{Answer, Command, HostQueue, TimeLimit},
+    tcp::{IOV_MAX, Settings, TcpQueue, crc32c},
 };
 
 /// Most commands of one script.
@@ -55,7 +55,7 @@ pub fn host_queue(script: &[u8]) {
 }
 
 struct Run {
-    queue: HostQueue,
+    queue: TcpQueue,
     digests: Digests,
     hpda: u8,
     now: Instant,
@@ -67,7 +67,7 @@ struct Run {
 impl Run {
     fn new(settings: Settings, digests: Digests) -> Self {
         Self {
-            queue: HostQueue::new("fuzz".into(), settings),
+            queue: TcpQueue::new("fuzz".into(), settings),
             digests,
             hpda: settings.hpda,
             now: Instant::now(),

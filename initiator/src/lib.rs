@@ -70,6 +70,7 @@ pub mod blocking;
 mod buffer;
 mod controller;
 mod discovery;
+mod driver;
 mod error;
 mod executor;
 #[cfg(any(test, feature = "fuzzing"))]

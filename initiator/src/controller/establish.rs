@@ -20,9 +20,10 @@ use super::Shared;
 use crate::{
     ConnectionError, Error, Result,
     buffer::Payload,
+    driver::{self, Link},
     port::Port,
     queue::Reply,
-    tcp::{self, ADMIN_IN_CAPSULE, Link, Settings},
+    tcp::{self, ADMIN_IN_CAPSULE},
 };
 
 /// Entries of the admin submission queue, 0's based, as Linux has it.
@@ -197,7 +198,7 @@ async fn open_connection(shared: &Shared, port: &Arc<Port>, capacity: u16, in_ca
     let link = Link {
         address: shared.address.clone(),
         name: Arc::clone(&shared.name),
-        settings: Settings {
+        settings: tcp::Settings {
             header_digest: options.header_digest,
             data_digest: options.data_digest,
             hpda: options.hpda,
@@ -208,7 +209,7 @@ async fn open_connection(shared: &Shared, port: &Arc<Port>, capacity: u16, in_ca
         connect_timeout: options.connect_timeout,
         busy_poll: options.busy_poll,
     };
-    tcp::spawn(link, port)?;
+    driver::spawn::<tcp::Socket>(link, port)?;
     poll_fn(|_| port.poll_connected())
         .await
         .map_err(|cause| Error::Connect { address: Arc::clone(&shared.name), cause })

@@ -1,9 +1,9 @@
 //! NVMe/TCP, host side, sans-IO: bytes in, bytes out, commands in, answers out.
 //!
-//! [`HostQueue`] is one connection and the queue pair on it. Its driver moves bytes:
-//! [`prepare_transmit`](HostQueue::prepare_transmit), [`transmit`](HostQueue::transmit) and
-//! [`handle_sent`](HostQueue::handle_sent) for one direction, [`receive`](HostQueue::receive) and
-//! [`handle_received`](HostQueue::handle_received) for the other. Data go from and to the callers' buffers directly.
+//! [`TcpQueue`] is one connection and the queue pair on it. Its driver moves bytes:
+//! [`prepare_transmit`](TcpQueue::prepare_transmit), [`transmit`](TcpQueue::transmit) and
+//! [`handle_sent`](TcpQueue::handle_sent) for one direction, [`receive`](TcpQueue::receive) and
+//! [`handle_received`](TcpQueue::handle_received) for the other. Data go from and to the callers' buffers directly.
 //!
 //! Nothing that the controller sends is used before it is proven: types, lengths, offsets, tags, identifiers and order.
 //! What is wrong ends the connection with an H2CTermReq; then every command is answered with that error.
@@ -12,10 +12,7 @@ mod driver;
 mod receive;
 mod transmit;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use crc_fast::CrcAlgorithm;
 use kvof_spec::tcp::{COMMON_HEADER_SIZE, Digests, Fatal, FatalErrorStatus, HEADER_SIZE_MAX, IcReq, PduType, TermReq};
@@ -23,14 +20,13 @@ use kvof_spec::{AdminOpcode, SglDescriptor, Status};
 use zerocopy::IntoBytes;
 
 use crate::{
-    ConnectionError, DigestMode, Error,
-    buffer::Payload,
-    queue::{Answer, Command, CommandTable, InFlight, Reply},
+    ConnectionError, DigestMode,
+    queue::{Answer, Command, Direction, HostQueue, Ledger},
 };
 use receive::Receiver;
 use transmit::{Mark, Transmitter};
 
-pub(crate) use driver::{Link, spawn};
+pub(crate) use driver::Socket;
 pub(crate) use transmit::IOV_MAX;
 
 /// In-capsule data that every controller takes on the admin queue and with Fabrics commands, bytes (TCP section 3.3.2).
@@ -61,14 +57,6 @@ pub(crate) struct Negotiated {
     pub(crate) maxh2cdata: u32,
 }
 
-/// Which way a command's data go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Direction {
-    None,
-    ToController,
-    FromController,
-}
-
 /// What the transport knows of a command in flight.
 #[derive(Debug)]
 struct Transfer {
@@ -94,6 +82,20 @@ struct Transfer {
 }
 
 impl Transfer {
+    /// A command without data of which nothing has happened.
+    const NEW: Self = Self {
+        direction: Direction::None,
+        len: 0,
+        in_capsule: false,
+        capsule_sent: false,
+        received: 0,
+        last: false,
+        digest_error: false,
+        solicited: 0,
+        unsent: 0,
+        r2ts: 0,
+    };
+
     /// Whether bytes of the caller's buffer still have to go out.
     const fn needs_buffer(&self) -> bool {
         match self.direction {
@@ -106,20 +108,17 @@ impl Transfer {
 
 /// One connection to a controller and the queue pair on it.
 #[derive(Debug)]
-pub(crate) struct HostQueue {
-    address: Arc<str>,
+pub(crate) struct TcpQueue {
+    ledger: Ledger<Transfer>,
     settings: Settings,
     negotiated: Option<Negotiated>,
-    commands: CommandTable<Transfer>,
     tx: Transmitter,
     rx: Receiver,
     /// Bytes and number of commands that read, to choose how much to read ahead.
     reading: (u64, u32),
-    done: Vec<(usize, Answer)>,
-    end: Option<ConnectionError>,
 }
 
-impl HostQueue {
+impl TcpQueue {
     /// A queue on a fresh connection; its first bytes to send are ICReq.
     pub(crate) fn new(address: Arc<str>, settings: Settings) -> Self {
         let asked = Digests {
@@ -129,143 +128,19 @@ impl HostQueue {
         let mut tx = Transmitter::default();
         tx.push_pdu(&[IcReq::new(settings.hpda, asked, settings.maxr2t).as_bytes()], None, &[], Mark::Other);
         Self {
-            address,
+            ledger: Ledger::new(address, settings.capacity),
             settings,
             negotiated: None,
-            commands: CommandTable::new(settings.capacity),
             tx,
             rx: Receiver::new(),
             reading: (0, 0),
-            done: Vec::new(),
-            end: None,
         }
     }
 
     /// What ICResp brought; commands may be submitted once it is there.
+    #[cfg(test)]
     pub(crate) const fn negotiated(&self) -> Option<Negotiated> {
         self.negotiated
-    }
-
-    /// Why the connection is over; what is left to transmit then is a TermReq at most.
-    pub(crate) const fn ended(&self) -> Option<&ConnectionError> {
-        self.end.as_ref()
-    }
-
-    /// Commands that may be in flight, those left out whose time was over and that keep their place.
-    pub(crate) fn usable(&self) -> usize {
-        self.commands.usable()
-    }
-
-    /// Whether commands wait for their answer.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.commands.len() > 0
-    }
-
-    /// Takes the answers that have come, each with the key that the command was submitted with.
-    pub(crate) fn take_answers(&mut self, into: &mut Vec<(usize, Answer)>) {
-        into.append(&mut self.done);
-    }
-
-    /// Takes a command; its answer comes from [`Self::take_answers`] under `key`.
-    pub(crate) fn submit(&mut self, key: usize, command: Command) {
-        let Command { mut sqe, payload, len, name, limit } = command;
-        let refuse = |payload, error| (key, Answer { result: Err(error), payload });
-        let Some(negotiated) = self.negotiated.filter(|_| self.end.is_none()) else {
-            let cause = self.end.clone().unwrap_or(ConnectionError::ClosedByHost);
-            self.done.push(refuse(payload, Error::ConnectionLost { address: Arc::clone(&self.address), cause }));
-            return;
-        };
-        let Ok(len) = u32::try_from(len) else {
-            let error = Error::argument("buffer length", len, "a command moves at most 4 GiB - 1");
-            self.done.push(refuse(payload, error));
-            return;
-        };
-        let in_capsule_max =
-            if sqe.opcode == AdminOpcode::FABRICS.0 { ADMIN_IN_CAPSULE } else { self.settings.in_capsule };
-        let direction = match payload {
-            _ if len == 0 => Direction::None,
-            Payload::None => Direction::None,
-            Payload::Out(_) => Direction::ToController,
-            Payload::In(_) => Direction::FromController,
-        };
-        let in_capsule = direction == Direction::ToController && len <= in_capsule_max;
-        let transfer = Transfer {
-            direction,
-            len,
-            in_capsule,
-            capsule_sent: false,
-            received: 0,
-            last: false,
-            digest_error: false,
-            solicited: 0,
-            unsent: 0,
-            r2ts: 0,
-        };
-        let cid = match self.commands.insert(key, name, payload, limit, transfer) {
-            Ok(cid) => cid,
-            Err(payload) => {
-                let error = Error::argument("commands in flight", self.commands.len(), "the queue is full");
-                self.done.push(refuse(payload, error));
-                return;
-            }
-        };
-        sqe.cid = cid.into();
-        sqe.sgl1 = if in_capsule { SglDescriptor::in_capsule(0, len) } else { SglDescriptor::transport_data(len) };
-        if direction == Direction::FromController {
-            self.reading = (self.reading.0 + u64::from(len), self.reading.1 + 1);
-        }
-        let data = if in_capsule { len } else { 0 };
-        let sent = match self.commands.get(cid).map(|c| &c.payload) {
-            Some(payload) => self.tx.push_command(&sqe, cid, data, payload, &negotiated),
-            None => Err(()),
-        };
-        if sent.is_err() {
-            self.fail(ConnectionError::Buffer { command: name });
-        }
-    }
-
-    /// Earliest time at which [`Self::handle_timeout`] has something to do.
-    pub(crate) fn poll_deadline(&self) -> Option<Instant> {
-        self.commands.next_check()
-    }
-
-    /// Tells the commands whose time is over. A buffer that is needed for sending takes the connection with it, and so
-    /// does a command that has no answer after twice its time.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        for cid in self.commands.due(now) {
-            let Some(InFlight { key, name, limit: Some(limit), expired, transfer, .. }) = self.commands.get(cid) else {
-                continue;
-            };
-            let (key, name, after) = (*key, *name, limit.after);
-            if expired.is_some() || transfer.needs_buffer() {
-                self.answer_timeout(cid, key, name, after, now);
-                self.fail(ConnectionError::CommandTimeout { command: name, after });
-                return;
-            }
-            self.answer_timeout(cid, key, name, after, now);
-        }
-    }
-
-    /// The connection is over, for `cause`: every command is answered.
-    pub(crate) fn fail(&mut self, cause: ConnectionError) {
-        if self.end.is_some() {
-            return;
-        }
-        tracing::debug!(address = %self.address, %cause, "connection ended");
-        for command in self.commands.drain() {
-            if command.expired.is_none() {
-                let result = Err(Error::ConnectionLost { address: Arc::clone(&self.address), cause: cause.clone() });
-                self.done.push((command.key, Answer { result, payload: command.payload }));
-            }
-        }
-        self.end = Some(cause);
-        self.tx.clear();
-    }
-
-    fn answer_timeout(&mut self, cid: u16, key: usize, command: &'static str, after: Duration, now: Instant) {
-        if let Some(payload) = self.commands.expire(cid, now) {
-            self.done.push((key, Answer { result: Err(Error::Timeout { command, after }), payload }));
-        }
     }
 
     /// The controller broke the protocol: says so in an H2CTermReq, if one can be sent, and ends the connection.
@@ -284,25 +159,90 @@ impl HostQueue {
 
     /// Answers command `cid`, whose completion has come.
     fn complete(&mut self, cid: u16, cqe: kvof_spec::Cqe) {
-        let Some(command) = self.commands.remove(cid) else { return };
+        let Some(command) = self.ledger.commands.remove(cid) else { return };
         if command.transfer.direction == Direction::FromController {
             let (bytes, count) = self.reading;
             self.reading = (bytes.saturating_sub(u64::from(command.transfer.len)), count.saturating_sub(1));
-        }
-        if command.expired.is_some() {
-            return;
         }
         let status = if command.transfer.digest_error && cqe.status().is_success() {
             Status::TRANSIENT_TRANSPORT_ERROR
         } else {
             cqe.status()
         };
-        let result = if status.is_success() {
-            Ok(Reply { cqe, received: command.transfer.received })
-        } else {
-            Err(Error::Status { command: command.name, status, result: cqe.result() })
+        let received = command.transfer.received;
+        self.ledger.complete(command, cqe, status, received);
+    }
+}
+
+impl HostQueue for TcpQueue {
+    fn submit(&mut self, key: usize, command: Command) {
+        let (name, opcode) = (command.name, command.sqe.opcode);
+        let in_capsule_max = if opcode == AdminOpcode::FABRICS.0 { ADMIN_IN_CAPSULE } else { self.settings.in_capsule };
+        let ready = self.negotiated.is_some();
+        let admitted = self.ledger.admit(key, command, ready, |_, direction, len| {
+            let in_capsule = direction == Direction::ToController && len <= in_capsule_max;
+            Ok(Transfer { direction, len, in_capsule, ..Transfer::NEW })
+        });
+        let Some((cid, mut sqe)) = admitted else { return };
+        let sent = match (self.ledger.commands.get(cid), &self.negotiated) {
+            (Some(command), Some(negotiated)) => {
+                let Transfer { direction, len, in_capsule, .. } = command.transfer;
+                sqe.sgl1 =
+                    if in_capsule { SglDescriptor::in_capsule(0, len) } else { SglDescriptor::transport_data(len) };
+                if direction == Direction::FromController {
+                    self.reading = (self.reading.0 + u64::from(len), self.reading.1 + 1);
+                }
+                let data = if in_capsule { len } else { 0 };
+                self.tx.push_command(&sqe, cid, data, &command.payload, negotiated)
+            }
+            _ => Err(()),
         };
-        self.done.push((command.key, Answer { result, payload: command.payload }));
+        if sent.is_err() {
+            self.fail(ConnectionError::Buffer { command: name });
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.negotiated.is_some()
+    }
+
+    fn usable(&self) -> usize {
+        self.ledger.commands.usable()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.ledger.commands.len() > 0
+    }
+
+    fn take_answers(&mut self, into: &mut Vec<(usize, Answer)>) {
+        self.ledger.take_answers(into);
+    }
+
+    fn poll_deadline(&self) -> Option<Instant> {
+        self.ledger.commands.next_check()
+    }
+
+    /// A buffer that is needed for sending takes the connection with it, and so does a command that has no answer after
+    /// twice its time.
+    fn handle_timeout(&mut self, now: Instant) {
+        if let Some(overdue) = self.ledger.expire(now, Transfer::needs_buffer) {
+            self.ledger.time_out(&overdue, now);
+            self.fail(overdue.cause());
+        }
+    }
+
+    fn fail(&mut self, cause: ConnectionError) {
+        if self.ledger.end(cause) {
+            for cid in self.ledger.commands.cids() {
+                self.ledger.lose(cid);
+            }
+            self.tx.clear();
+        }
+    }
+
+    /// What is left to transmit then is a TermReq at most.
+    fn ended(&self) -> Option<&ConnectionError> {
+        self.ledger.ended()
     }
 }
 

@@ -9,8 +9,11 @@ use kvof_spec::{Cqe, Status};
 use zerocopy::FromBytes;
 
 use super::transmit::Grant;
-use super::{Direction, HostQueue, Negotiated, RunningDigest, crc32c, fatal};
-use crate::{ConnectionError, DigestMode};
+use super::{Negotiated, RunningDigest, TcpQueue, crc32c, fatal};
+use crate::{
+    ConnectionError, DigestMode,
+    queue::{Direction, HostQueue},
+};
 
 /// Bytes of the receive buffer: a burst of small PDUs comes in with one call.
 const BUFFER_SIZE: usize = 128 << 10;
@@ -30,7 +33,7 @@ pub(super) struct Receiver {
     end: usize,
     stage: Stage,
     scratch: Vec<u8>,
-    /// Bytes of the first slice that [`HostQueue::receive`] gave last.
+    /// Bytes of the first slice that [`TcpQueue::receive`] gave last.
     direct: usize,
 }
 
@@ -79,7 +82,7 @@ impl Receiver {
 /// A protocol error and its explanation.
 type Violation = (Fatal, String);
 
-impl HostQueue {
+impl TcpQueue {
     /// Where the next bytes go: first into the first slice, which may be empty, then into the second.
     pub(crate) fn receive(&mut self) -> (&mut [u8], &mut [u8]) {
         let rx = &mut self.rx;
@@ -93,7 +96,7 @@ impl HostQueue {
         let ahead = if large { SMALL_TAIL } else { BUFFER_SIZE };
         let mut direct: &mut [u8] = &mut [];
         if let Stage::Data(incoming) = &rx.stage {
-            match self.commands.get_mut(incoming.cid) {
+            match self.ledger.commands.get_mut(incoming.cid) {
                 Some(command) if command.expired.is_none() => {
                     direct = command.payload.incoming(incoming.offset, incoming.left).unwrap_or_default();
                 }
@@ -115,7 +118,7 @@ impl HostQueue {
 
     /// `n` bytes have come into what [`Self::receive`] gave. None: the controller has closed the connection.
     pub(crate) fn handle_received(&mut self, n: usize) {
-        if self.end.is_some() {
+        if self.ledger.ended().is_some() {
             return;
         }
         if n == 0 {
@@ -133,7 +136,7 @@ impl HostQueue {
             self.advance_data(direct);
         }
         self.rx.end = (self.rx.end + (n - direct)).min(self.rx.buffer.len());
-        while self.end.is_none() {
+        while self.ledger.ended().is_none() {
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -156,7 +159,7 @@ impl HostQueue {
                     if n == 0 {
                         return Ok(false);
                     }
-                    if let Some(command) = self.commands.get_mut(incoming.cid)
+                    if let Some(command) = self.ledger.commands.get_mut(incoming.cid)
                         && command.expired.is_none()
                     {
                         let from = self.rx.buffer.get(self.rx.start..self.rx.start + n);
@@ -181,7 +184,7 @@ impl HostQueue {
                     let Some(bytes) = self.rx.unused().first_chunk::<DIGEST_SIZE>() else { return Ok(false) };
                     let digest_error = u32::from_le_bytes(*bytes) != digest.finish();
                     self.rx.start += DIGEST_SIZE;
-                    if let Some(command) = self.commands.get_mut(incoming.cid) {
+                    if let Some(command) = self.ledger.commands.get_mut(incoming.cid) {
                         command.transfer.digest_error |= digest_error;
                     }
                 }
@@ -195,7 +198,7 @@ impl HostQueue {
     /// `n` more bytes of the current C2HData are in the command's buffer.
     fn advance_data(&mut self, n: usize) {
         let Stage::Data(incoming) = &mut self.rx.stage else { return };
-        match (self.commands.get_mut(incoming.cid), &mut incoming.digest) {
+        match (self.ledger.commands.get_mut(incoming.cid), &mut incoming.digest) {
             (Some(command), Some(digest)) if command.expired.is_none() => {
                 digest.update(command.payload.incoming(incoming.offset, n).unwrap_or_default());
             }
@@ -206,7 +209,7 @@ impl HostQueue {
     }
 
     fn finish_data(&mut self, incoming: Incoming) {
-        let Some(command) = self.commands.get_mut(incoming.cid) else { return };
+        let Some(command) = self.ledger.commands.get_mut(incoming.cid) else { return };
         command.transfer.received = command.transfer.received.saturating_add(incoming.datal);
         command.transfer.last |= incoming.last;
         if incoming.success {
@@ -318,7 +321,7 @@ impl HostQueue {
     fn handle_response(&mut self, cqe: &Cqe) -> Result<(), Violation> {
         let cid = cqe.cid.get();
         // The CID is at byte 12 of the entry, which follows the common header.
-        let Some(command) = self.commands.get(cid) else {
+        let Some(command) = self.ledger.commands.get(cid) else {
             return Err((Fatal::field(20), format!("CapsuleResp for command {cid:#06x}, which is not in flight")));
         };
         let transfer = &command.transfer;
@@ -341,7 +344,7 @@ impl HostQueue {
         let (cid, datao, datal) = (pdu.cccid.get(), pdu.datao.get(), pdu.datal.get());
         let flags = pdu.ch.flags();
         let (last, success) = (flags.contains(PduFlags::LAST_PDU), flags.contains(PduFlags::SUCCESS));
-        let Some(command) = self.commands.get_mut(cid) else {
+        let Some(command) = self.ledger.commands.get_mut(cid) else {
             return Err((Fatal::field(8), format!("C2HData for command {cid:#06x}, which is not in flight")));
         };
         let name = command.name;
@@ -381,7 +384,7 @@ impl HostQueue {
 
     fn handle_r2t(&mut self, pdu: &R2t) -> Result<(), Violation> {
         let (cid, r2to, r2tl) = (pdu.cccid.get(), pdu.r2to.get(), pdu.r2tl.get());
-        let Some(command) = self.commands.get_mut(cid) else {
+        let Some(command) = self.ledger.commands.get_mut(cid) else {
             return Err((Fatal::field(8), format!("R2T for command {cid:#06x}, which is not in flight")));
         };
         let name = command.name;

@@ -8,8 +8,12 @@ use kvof_spec::{
 };
 use zerocopy::IntoBytes;
 
-use super::{HostQueue, Negotiated, Transfer, crc32c};
-use crate::{ConnectionError, buffer::Payload, queue::CommandTable};
+use super::{Negotiated, TcpQueue, Transfer, crc32c};
+use crate::{
+    ConnectionError,
+    buffer::Payload,
+    queue::{CommandTable, HostQueue},
+};
 
 /// Most pieces of one send.
 pub(crate) const IOV_MAX: usize = 64;
@@ -218,16 +222,16 @@ impl Transmitter {
     }
 }
 
-impl HostQueue {
+impl TcpQueue {
     /// Makes ready what can be sent; gives whether there is something.
     pub(crate) fn prepare_transmit(&mut self) -> bool {
-        if let Some(negotiated) = self.negotiated.filter(|_| self.end.is_none())
-            && let Err(command) = self.tx.make_data(&self.commands, &negotiated)
+        if let Some(negotiated) = self.negotiated.filter(|_| self.ledger.ended().is_none())
+            && let Err(command) = self.tx.make_data(&self.ledger.commands, &negotiated)
         {
             self.fail(ConnectionError::Buffer { command });
         }
         if let Some(Part::Data { cid, offset, len }) = self.tx.parts.front()
-            && let Some(command) = self.commands.get(*cid)
+            && let Some(command) = self.ledger.commands.get(*cid)
             && command.payload.outgoing(*offset, *len).is_none()
         {
             let command = command.name;
@@ -247,7 +251,9 @@ impl HostQueue {
                     head += len;
                     bytes
                 }
-                Part::Data { cid, offset, len } => self.commands.get(cid).and_then(|c| c.payload.outgoing(offset, len)),
+                Part::Data { cid, offset, len } => {
+                    self.ledger.commands.get(cid).and_then(|c| c.payload.outgoing(offset, len))
+                }
             };
             let Some(bytes) = bytes else { break };
             *slot = IoSlice::new(bytes);
@@ -258,7 +264,7 @@ impl HostQueue {
 
     /// `n` bytes of what [`Self::transmit`] gave are sent.
     pub(crate) fn handle_sent(&mut self, n: usize) {
-        let commands = &mut self.commands;
+        let commands = &mut self.ledger.commands;
         self.tx.advance(n, |mark| match mark {
             Mark::Other => {}
             Mark::Capsule { cid } => {

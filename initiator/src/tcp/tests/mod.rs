@@ -17,8 +17,7 @@ use kvof_spec::tcp::{
 use kvof_spec::{Cqe, FromBytes, IntoBytes, Sqe, Status};
 
 use super::*;
-use crate::buffer::Payload;
-use crate::queue::TimeLimit;
+use crate::{Error, buffer::Payload, queue::TimeLimit};
 
 /// A command with these opcode bits 1:0 reads, writes or moves nothing.
 pub(super) const OPCODE: u8 = 0xc0;
@@ -35,7 +34,7 @@ pub(super) enum HostPdu {
 
 /// A queue and the other end of its connection.
 pub(super) struct Rig {
-    pub(super) queue: HostQueue,
+    pub(super) queue: TcpQueue,
     pub(super) now: Instant,
     pub(super) digests: Digests,
     pub(super) cpda: u8,
@@ -76,7 +75,7 @@ impl Rig {
     /// A connection on which nothing was said yet.
     pub(super) fn fresh(settings: Settings) -> Self {
         Self {
-            queue: HostQueue::new("test".into(), settings),
+            queue: TcpQueue::new("test".into(), settings),
             now: Instant::now(),
             digests: Digests::default(),
             cpda: 0,
