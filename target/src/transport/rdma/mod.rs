@@ -14,6 +14,7 @@ mod sgl;
 
 use std::time::Duration;
 
+pub use kvof_rdma::RemoteSegment;
 use kvof_spec::{Cqe, sqe::SQE_SIZE};
 
 pub use self::{
@@ -22,14 +23,6 @@ pub use self::{
     sgl::Segments,
 };
 use crate::{namespace::DataOut, queue::Landing};
-
-#[allow(missing_docs)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RemoteSegment {
-    pub address: u64,
-    pub key: u32,
-    pub len: u32,
-}
 
 /// Bytes of data that a capsule of an admin queue may have: those of Connect, which is also more descriptors than
 /// anybody needs for [`ADMIN_DATA_MAX`](crate::queue::ADMIN_DATA_MAX).
@@ -102,3 +95,6 @@ pub enum Action {
         invalidate: Option<u32>,
     },
 }
+
+#[cfg(test)]
+mod tests;
