@@ -19,7 +19,7 @@ const EXIT_FAILURE: u8 = 1;
 /// Exit code for a command line or a configuration that cannot be used.
 const EXIT_USAGE: u8 = 2;
 
-/// NVMe over Fabrics target that serves the Key Value command set over TCP.
+/// NVMe over Fabrics target that serves the Key Value command set over TCP and RDMA.
 ///
 /// With --config FILE it serves what the file says. Without, it serves one subsystem that the flags below describe; with
 /// no flags at all, a KV namespace in memory on 127.0.0.1:4420.
@@ -43,8 +43,8 @@ struct Cli {
     #[arg(short, long, value_name = "FILE", conflicts_with = "Trial")]
     config: Option<PathBuf>,
 
-    /// Address to listen on, such as 127.0.0.1:4420, [::]:4420 or a host name; repeatable. Replaces the ports of the
-    /// configuration file.
+    /// Address to listen on, such as 127.0.0.1:4420, [::]:4420, rdma://192.0.2.7:4420 or a host name; repeatable. Replaces
+    /// the ports of the configuration file.
     #[arg(short, long, value_name = "ADDRESS:PORT")]
     listen: Vec<String>,
 
@@ -207,13 +207,13 @@ fn serve(cli: Cli, config: Config) -> anyhow::Result<()> {
 fn introduce(config: &Config) {
     let mut text = format!("kvof-target {} {}", env!("CARGO_PKG_VERSION"), config.summary());
     if let (Some(port), Some(subsystem)) = (config.target.ports.first(), config.target.subsystems.first()) {
-        let service = port.listen.port();
+        let (transport, service) = (port.transport, port.listen.port());
         let address =
             if port.listen.ip().is_unspecified() { "ADDRESS".to_owned() } else { port.listen.ip().to_string() };
         let bracketed = if port.listen.is_ipv6() { format!("[{address}]") } else { address.clone() };
         text.push_str(&format!(
-            "\nFrom a Linux host:\n  nvme connect -t tcp -a {address} -s {service} -n {}\n\nWith the kvof command:\n  \
-             kvof info {bracketed}:{service}\n",
+            "\nFrom a Linux host:\n  nvme connect -t {transport} -a {address} -s {service} -n {}\n\nWith the kvof \
+             command:\n  kvof info {transport}://{bracketed}:{service}\n",
             subsystem.nqn
         ));
     }

@@ -4,6 +4,7 @@
 //! opens the storage that they name.
 
 use std::{
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, OnceLock, atomic::AtomicBool},
@@ -68,11 +69,40 @@ pub struct PoolLimits {
     pub scrub_rate: u64,
 }
 
+/// Transport types that a connection can come by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum TransportKind {
+    /// NVMe/TCP.
+    #[default]
+    Tcp,
+    /// NVMe/RDMA.
+    Rdma,
+}
+
+impl TransportKind {
+    /// What it is called in addresses and in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
+        }
+    }
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// One listening address. A port serves every subsystem and discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortDef {
     /// Port identifier of the discovery log (PORTID), unique in the target.
     pub portid: u16,
+    /// Transport of its connections.
+    pub transport: TransportKind,
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Address that the discovery log names instead of `listen`; needed where `listen` is the unspecified address
@@ -80,9 +110,25 @@ pub struct PortDef {
     pub advertise: Option<String>,
 }
 
+impl PortDef {
+    /// Its address as people write it: `rdma://192.0.2.7:4420`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.transport, self.listen)
+    }
+
+    /// Whether `other` listens on the same address by the same transport.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (self.transport, self.listen) == (other.transport, other.listen)
+    }
+}
+
 /// Another discovery service (discovery log entry of subtype 1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReferralDef {
+    /// Transport that it is reached by.
+    pub transport: TransportKind,
     /// Its address.
     pub traddr: SocketAddr,
     /// Port identifier of the discovery log.

@@ -26,7 +26,7 @@ use kvof_spec::{
 };
 use kvof_target::{
     backend::{self, Backends, OpId},
-    control::{QueueTransport, Target, TargetLimits, TransportKind},
+    control::{QueueTransport, RdmaLimits, Target, TargetLimits, TransportKind},
     model::{KvStorageDef, NamespaceDef, NamespaceKindDef, PortDef, StorageDef, SubsystemDef, TargetDef},
     queue::Cx,
     transport::tcp::{Connection, TcpSettings, TcpTimers},
@@ -161,7 +161,7 @@ fn definition(with_fourth: bool) -> TargetDef {
         allowed_hosts,
         namespaces,
     };
-    let port = PortDef { portid: 1, listen: ([127, 0, 0, 1], 4420).into(), advertise: None };
+    let port = PortDef { portid: 1, transport: TransportKind::Tcp, listen: ([127, 0, 0, 1], 4420).into(), advertise: None };
     TargetDef {
         ports: vec![port],
         subsystems: vec![subsystem(0, None, namespaces), subsystem(2, Some(Vec::new()), Vec::new())],
@@ -199,6 +199,7 @@ impl World {
             max_queue_size: 64,
             mdts: TRANSFER_MAX,
             in_capsule: IN_CAPSULE,
+            rdma: RdmaLimits::default(),
             association_timeout: Duration::from_secs(120),
         };
         let target = Target::new(definition(false), limits, now).unwrap();

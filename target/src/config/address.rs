@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs},
 };
 
+use crate::model::TransportKind;
+
 /// Looks a host name up. A function, so that tests need no name service.
 pub(super) type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
@@ -13,7 +15,8 @@ pub(super) type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 pub enum AddressError {
     /// Not of any accepted form.
     #[error(
-        "not an address: write ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, such as \"192.0.2.7:4420\" or \"[::]:4420\""
+        "not an address: write ADDRESS:PORT, [IPV6]:PORT or NAME:PORT, such as \"192.0.2.7:4420\" or \"[::]:4420\", \
+         with tcp:// or rdma:// before it if wanted"
     )]
     Form,
     /// The name is not known.
@@ -24,6 +27,15 @@ pub enum AddressError {
         /// What the resolver says.
         source: io::Error,
     },
+}
+
+/// The transport that `text` begins with, if it names one, and the rest of it.
+pub(super) fn split_transport(text: &str) -> (Option<TransportKind>, &str) {
+    let named = [TransportKind::Tcp, TransportKind::Rdma].into_iter().find_map(|kind| {
+        let rest = text.strip_prefix(kind.name())?.strip_prefix("://")?;
+        Some((Some(kind), rest))
+    });
+    named.unwrap_or((None, text))
 }
 
 /// The addresses that `text` stands for, at least one, without duplicates; `port` when it names none.
@@ -103,6 +115,14 @@ mod tests {
         assert_eq!(parse("[::1]:7").unwrap(), ["[::1]:7"]);
         assert_eq!(parse("two.example:9").unwrap(), ["192.0.2.1:9", "[::1]:9"]);
         assert_eq!(parse("two.example").unwrap(), ["192.0.2.1:4420", "[::1]:4420"]);
+    }
+
+    #[test]
+    fn a_transport_before_the_address() {
+        assert_eq!(split_transport("rdma://a:1"), (Some(TransportKind::Rdma), "a:1"));
+        assert_eq!(split_transport("tcp://[::]"), (Some(TransportKind::Tcp), "[::]"));
+        assert_eq!(split_transport("rdma:1"), (None, "rdma:1"));
+        assert_eq!(split_transport("http://a"), (None, "http://a"));
     }
 
     #[test]

@@ -14,11 +14,11 @@ use super::{
     ids,
     machine::Machine,
     namespace, pool,
-    settings::{Limits, LogSettings, Settings, TcpSettings},
-    tables::{File, LimitsTable, SubsystemTable, TcpTable},
+    settings::{Limits, LogSettings, RdmaSettings, Settings, TcpSettings},
+    tables::{File, LimitsTable, PortTable, RdmaTable, SubsystemTable, TcpTable},
     value::{Cores, Hosts, OptionValue, Size, Span},
 };
-use crate::model::{PoolDef, PortDef, ReferralDef, SubsystemDef, TargetDef};
+use crate::model::{PoolDef, PortDef, ReferralDef, SubsystemDef, TargetDef, TransportKind};
 
 /// Ports of discovery services and of subsystems when an address names none (as registered with IANA).
 const PORT_IO: u16 = 4420;
@@ -26,6 +26,9 @@ const PORT_DISCOVERY: u16 = 8009;
 
 /// Bounds of `limits.transfer`, bytes.
 const TRANSFER: (u64, u64) = (8 << 10, 256 << 20);
+
+/// Bounds of `rdma.receive_memory`, bytes.
+const RECEIVE_MEMORY: (u64, u64) = (1 << 20, 64 << 30);
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 const MIN_TIMEOUT: Duration = Duration::from_millis(100);
@@ -135,13 +138,15 @@ impl Checker<'_> {
     fn settings(&mut self, file: &File) -> Settings {
         let reactor = &file.reactor;
         let cores = reactor.cores();
+        let limits = self.limits(&file.limits);
         Settings {
             cpus: self.cpus(&cores),
             cores: cores.into_inner(),
             busy_poll: self.span("reactor.busy_poll", &reactor.busy_poll(), Duration::ZERO, Duration::from_secs(1)),
             memory: reactor.memory().get_ref().0,
-            limits: self.limits(&file.limits),
             tcp: self.tcp(&file.tcp),
+            rdma: self.rdma(&file.rdma, limits.queue_size),
+            limits,
             log: self.log(file),
             drain_timeout: self.span("daemon.drain_timeout", &file.daemon.drain_timeout(), Duration::ZERO, MAX_TIMEOUT),
         }
@@ -210,6 +215,32 @@ impl Checker<'_> {
         }
     }
 
+    fn rdma(&mut self, table: &RdmaTable, queue_size: u16) -> RdmaSettings {
+        let receive_memory = table.receive_memory();
+        let (least, most) = RECEIVE_MEMORY;
+        let settings = RdmaSettings {
+            in_capsule: self.size("rdma.in_capsule", &table.in_capsule(), (0, 64 << 10, 16)),
+            queue_size: self.short("rdma.queue_size", &table.queue_size(), 2, 4096),
+            receive_memory: receive_memory.get_ref().0,
+            handshake_timeout: self.span(
+                "rdma.handshake_timeout",
+                &table.handshake_timeout(),
+                MIN_TIMEOUT,
+                MAX_TIMEOUT,
+            ),
+        };
+        let queue = settings.capsule_memory(settings.queue_size.min(queue_size));
+        if !(least..=most).contains(&settings.receive_memory) {
+            let text = format!("must be from {} to {}", Size(least), Size(most));
+            self.fault("rdma.receive_memory", &receive_memory, text);
+        } else if settings.receive_memory < queue {
+            let text =
+                format!("one I/O queue of the largest size takes {}; give more, or lower rdma.queue_size", Size(queue));
+            self.fault("rdma.receive_memory", &receive_memory, text);
+        }
+        settings
+    }
+
     fn log(&mut self, file: &File) -> LogSettings {
         let level = file.log.level();
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(level.get_ref()) {
@@ -231,7 +262,9 @@ impl Checker<'_> {
             let port = table.get_ref();
             let advertise = port.advertise.as_ref().map(|text| self.advertise(index, text));
             let Some(text) = self.required(&key, port.address.as_ref(), &table.span()) else { continue };
-            let addresses = match address::resolve(text.get_ref(), PORT_IO, self.world.resolve) {
+            let (named, rest) = address::split_transport(text.get_ref());
+            let transport = self.transport(index, port, named);
+            let addresses = match address::resolve(rest, PORT_IO, self.world.resolve) {
                 Ok(addresses) => addresses,
                 Err(error) => {
                     self.fault(&key, text, error.to_string());
@@ -239,19 +272,31 @@ impl Checker<'_> {
                 }
             };
             for listen in addresses {
+                let same = |port: &PortDef| port.listen == listen && port.transport == transport;
                 // Port 0 is another free port each time.
-                if listen.port() != 0 && ports.iter().any(|port| port.listen == listen) {
-                    self.fault(&key, text, format!("another port listens on {listen} already; remove one of them"));
+                if listen.port() != 0 && ports.iter().any(same) {
+                    let message = format!("another port listens on {transport}://{listen} already; remove one of them");
+                    self.fault(&key, text, message);
                     continue;
                 }
                 let Ok(portid) = u16::try_from(ports.len() + 1) else {
                     self.fault(&key, text, "too many ports; at most 65535 are possible");
                     return ports;
                 };
-                ports.push(PortDef { portid, listen, advertise: advertise.clone() });
+                ports.push(PortDef { portid, transport, listen, advertise: advertise.clone() });
             }
         }
         ports
+    }
+
+    /// The transport of a port, whose address may begin with one.
+    fn transport(&mut self, index: usize, port: &PortTable, named: Option<TransportKind>) -> TransportKind {
+        let Some(given) = &port.transport else { return named.unwrap_or_default() };
+        if let Some(named) = named.filter(|&named| named != given.get_ref().0) {
+            let text = format!("the address of this port begins with {named}://; remove one of the two");
+            self.fault(&format!("port[{index}].transport"), given, text);
+        }
+        given.get_ref().0
     }
 
     fn advertise(&mut self, index: usize, text: &Spanned<String>) -> String {
@@ -271,10 +316,12 @@ impl Checker<'_> {
             let portid = self.number(&format!("{key}.portid"), &referral.portid(), 0, 65535);
             let key = format!("{key}.address");
             let Some(text) = self.required(&key, referral.address.as_ref(), &table.span()) else { continue };
-            match address::resolve(text.get_ref(), PORT_DISCOVERY, self.world.resolve) {
+            let (transport, rest) = address::split_transport(text.get_ref());
+            match address::resolve(rest, PORT_DISCOVERY, self.world.resolve) {
                 Ok(addresses) => {
-                    let portid = u16::try_from(portid).unwrap_or_default();
-                    referrals.extend(addresses.first().map(|&traddr| ReferralDef { traddr, portid }));
+                    let (transport, portid) =
+                        (transport.unwrap_or_default(), u16::try_from(portid).unwrap_or_default());
+                    referrals.extend(addresses.first().map(|&traddr| ReferralDef { transport, traddr, portid }));
                 }
                 Err(error) => self.fault(&key, text, error.to_string()),
             }
@@ -363,13 +410,16 @@ impl Checker<'_> {
         }
         let namespaces: u64 = target.memory_namespaces().fold(0, u64::saturating_add);
         let pools: u64 = target.pools.iter().map(pool::memory).fold(0, u64::saturating_add);
-        let wanted = namespaces.saturating_add(settings.memory).saturating_add(pools);
+        let uses_rdma = target.ports.iter().any(|port| port.transport == TransportKind::Rdma);
+        let receive = if uses_rdma { settings.rdma.receive_memory.saturating_mul(cores) } else { 0 };
+        let wanted = namespaces.saturating_add(settings.memory).saturating_add(pools).saturating_add(receive);
         if let Some(have) = self.world.machine.memory.filter(|&have| wanted > have) {
             let text = format!(
-                "with the memory namespaces ({}) and the pools' index, tier and scratch ({}) this is {} in all, but the \
-                 machine has {}; make one of them smaller",
+                "with the memory namespaces ({}), the pools' index, tier and scratch ({}) and the receive buffers of RDMA \
+                 ({}) this is {} in all, but the machine has {}; make one of them smaller",
                 rounded(namespaces),
                 rounded(pools),
+                rounded(receive),
                 rounded(wanted),
                 rounded(have),
             );

@@ -122,7 +122,7 @@ impl Overrides {
 
 impl PortTable {
     fn at(address: &str) -> Self {
-        Self { address: Some(given(address.to_owned())), advertise: None }
+        Self { address: Some(given(address.to_owned())), ..Self::default() }
     }
 }
 

@@ -6,9 +6,11 @@ use uuid::Uuid;
 
 use super::{
     Config, Kind, Size, Span,
-    value::{Class, Mode, OptionValue, Storage, quote},
+    value::{Class, Mode, OptionValue, Storage, Transport, quote},
 };
-use crate::model::{KvStorageDef, NamespaceDef, NamespaceKindDef, NamespaceMode, PoolDef, StorageDef, SubsystemDef};
+use crate::model::{
+    KvStorageDef, NamespaceDef, NamespaceKindDef, NamespaceMode, PoolDef, PortDef, StorageDef, SubsystemDef,
+};
 
 pub(super) fn to_toml(config: &Config) -> String {
     // Writing to a String cannot fail.
@@ -20,7 +22,7 @@ pub(super) fn to_toml(config: &Config) -> String {
 
 fn write_settings(out: &mut String, config: &Config) -> std::fmt::Result {
     let settings = &config.settings;
-    let (limits, tcp) = (&settings.limits, &settings.tcp);
+    let (limits, tcp, rdma) = (&settings.limits, &settings.tcp, &settings.rdma);
     let size = |bytes: u64| Size(bytes).to_toml();
     let span = |time| Span(time).to_toml();
     writeln!(out, "[reactor]\ncores = {}", settings.cores.to_toml())?;
@@ -33,6 +35,9 @@ fn write_settings(out: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(out, "max_h2c_data = {}\nmax_r2t = {}", size(tcp.max_h2c_data.into()), tcp.max_r2t)?;
     writeln!(out, "header_digest = {}\ndata_digest = {}", tcp.header_digest, tcp.data_digest)?;
     writeln!(out, "handshake_timeout = {}\npdu_timeout = {}", span(tcp.handshake_timeout), span(tcp.pdu_timeout))?;
+    writeln!(out, "\n[rdma]\nin_capsule = {}\nqueue_size = {}", size(rdma.in_capsule.into()), rdma.queue_size)?;
+    writeln!(out, "receive_memory = {}", size(rdma.receive_memory))?;
+    writeln!(out, "handshake_timeout = {}", span(rdma.handshake_timeout))?;
     writeln!(out, "\n[log]\nlevel = {}\nformat = {}", quote(&settings.log.level), settings.log.format.to_toml())?;
     writeln!(out, "\n[daemon]\ndrain_timeout = {}", span(settings.drain_timeout))
 }
@@ -52,7 +57,8 @@ fn write_target(out: &mut String, config: &Config) -> std::fmt::Result {
         write_pool(out, pool)?;
     }
     for port in &config.target.ports {
-        writeln!(out, "\n[[port]]\naddress = {}", quote(&port.listen.to_string()))?;
+        let (address, transport) = (quote(&port.listen.to_string()), Transport(port.transport).to_toml());
+        writeln!(out, "\n[[port]]\naddress = {address}\ntransport = {transport}")?;
         if let Some(advertise) = &port.advertise {
             writeln!(out, "advertise = {}", quote(advertise))?;
         }
@@ -66,7 +72,7 @@ fn write_target(out: &mut String, config: &Config) -> std::fmt::Result {
         }
     }
     for referral in &config.target.referrals {
-        writeln!(out, "\n[[referral]]\naddress = {}", quote(&referral.traddr.to_string()))?;
+        writeln!(out, "\n[[referral]]\naddress = {}", quote(&format!("{}://{}", referral.transport, referral.traddr)))?;
         writeln!(out, "portid = {}", referral.portid)?;
     }
     Ok(())
@@ -128,7 +134,7 @@ pub(super) fn summary(config: &Config) -> String {
 
 fn write_summary(out: &mut String, config: &Config) -> std::fmt::Result {
     let settings = &config.settings;
-    let listens: Vec<String> = config.target.ports.iter().map(|port| port.listen.to_string()).collect();
+    let listens: Vec<String> = config.target.ports.iter().map(PortDef::url).collect();
     writeln!(out, "listens on {} with {} cores", listens.join(", "), settings.cpus.len())?;
     for pool in config.target.pools.iter().filter(|pool| pool.create.is_none()) {
         writeln!(out, "pool {} of {} devices", pool.name, pool.devices.len())?;

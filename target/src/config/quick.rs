@@ -102,7 +102,7 @@ fn default_size(machine: &Machine) -> Size {
 
 /// Whether only this machine can reach `address`.
 fn is_loopback(address: &str) -> bool {
-    match super::address::resolve(address, 0, &super::address::system_lookup) {
+    match super::address::resolve(super::address::split_transport(address).1, 0, &super::address::system_lookup) {
         Ok(addresses) => addresses.iter().all(|address| address.ip().is_loopback()),
         // What cannot be resolved cannot be listened on; the check of the port says so.
         Err(_) => true,

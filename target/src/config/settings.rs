@@ -20,6 +20,8 @@ pub struct Settings {
     pub limits: Limits,
     /// NVMe/TCP.
     pub tcp: TcpSettings,
+    /// NVMe/RDMA.
+    pub rdma: RdmaSettings,
     /// The log.
     pub log: LogSettings,
     /// On SIGTERM: how long commands that run may take before connections are closed; 0 to 10 min.
@@ -62,6 +64,31 @@ pub struct TcpSettings {
     pub pdu_timeout: Duration,
 }
 
+/// NVMe/RDMA.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RdmaSettings {
+    /// Most bytes of data in a capsule of an I/O queue: a multiple of 16, 0 to 64 KiB.
+    pub in_capsule: u32,
+    /// Most entries of a queue, 1's based, 2 to 4096; [`Limits::queue_size`] may be less.
+    pub queue_size: u16,
+    /// Bytes of receive buffers of the connections of one core.
+    pub receive_memory: u64,
+    /// From accept to the end of Connect; 100 ms to 10 min.
+    pub handshake_timeout: Duration,
+}
+
+impl RdmaSettings {
+    /// Bytes of memory for the capsules of an I/O queue with `entries` entries.
+    #[must_use]
+    pub fn capsule_memory(&self, entries: u16) -> u64 {
+        let capsule = (u64::from(self.in_capsule) + CAPSULE).next_multiple_of(CAPSULE);
+        u64::from(entries) * (capsule + CAPSULE)
+    }
+}
+
+/// Bytes of a command capsule without data, and of the place for a response.
+const CAPSULE: u64 = 64;
+
 /// The log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSettings {
@@ -75,7 +102,7 @@ impl Settings {
     /// Keys of the settings in which `other` differs. None of them can change while the target runs.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let (limits, tcp) = (&self.limits, &self.tcp);
+        let (limits, tcp, rdma) = (&self.limits, &self.tcp, &self.rdma);
         [
             ("reactor.cores", self.cpus != other.cpus),
             ("reactor.busy_poll", self.busy_poll != other.busy_poll),
@@ -93,6 +120,10 @@ impl Settings {
             ("tcp.data_digest", tcp.data_digest != other.tcp.data_digest),
             ("tcp.handshake_timeout", tcp.handshake_timeout != other.tcp.handshake_timeout),
             ("tcp.pdu_timeout", tcp.pdu_timeout != other.tcp.pdu_timeout),
+            ("rdma.in_capsule", rdma.in_capsule != other.rdma.in_capsule),
+            ("rdma.queue_size", rdma.queue_size != other.rdma.queue_size),
+            ("rdma.receive_memory", rdma.receive_memory != other.rdma.receive_memory),
+            ("rdma.handshake_timeout", rdma.handshake_timeout != other.rdma.handshake_timeout),
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
             ("daemon.drain_timeout", self.drain_timeout != other.drain_timeout),

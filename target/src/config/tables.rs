@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::value::{Class, Cores, Devices, Hosts, Kind, LogFormat, Mode, OptionValue, Size, Span, Storage};
+use super::value::{Class, Cores, Devices, Hosts, Kind, LogFormat, Mode, OptionValue, Size, Span, Storage, Transport};
 
 /// One option, for people.
 #[derive(Clone, Debug)]
@@ -113,7 +113,8 @@ table! {
         controllers: u32 = default(1024),
         /// Most I/O queues of one controller; each is a connection. 1 to 65534.
         io_queues: u32 = default(128),
-        /// Most entries of an I/O queue. 2 to 4096. Admin queues have 32 to 4096 whatever this says.
+        /// Most entries of an I/O queue. 2 to 4096. Admin queues have 32 to 4096 whatever this says. `rdma.queue_size` is
+        /// the limit over RDMA, if that is less.
         queue_size: u32 = default(1024),
         /// Most data of one command (MDTS): a power of two from 8KiB to 256MiB. A value of a KV namespace is transferred
         /// by one command, so `max_value_size` cannot be more.
@@ -142,6 +143,24 @@ table! {
         /// How long a host may take for one PDU, above what its length needs at 32KiB a second, and for taking anything
         /// of what waits to be sent to it. 100ms to 10min.
         pdu_timeout: Span = default(seconds(30)),
+    }
+}
+
+table! {
+    /// The NVMe/RDMA transport. It needs rdma-core and a device, which only a target with a port of
+    /// `transport = "rdma"` looks for; `kvof doctor` says what this machine has.
+    "[rdma]" => RdmaTable {
+        /// Most data that a command capsule of an I/O queue may carry (IOCCSZ). 0, or a multiple of 16 bytes to 64KiB.
+        /// Every entry of every queue has a receive buffer, and takes this size and 128 bytes.
+        in_capsule: Size = default(Size(4 << 10)),
+        /// Most entries of a queue, where `limits.queue_size` is not less. 2 to 4096. Admin queues have 32 to 4096
+        /// whatever this says.
+        queue_size: u32 = default(128),
+        /// Most memory for the receive buffers of one core's connections. When it is used up, more connections are refused
+        /// (No Resources). 1MiB to 64GiB, and enough for one I/O queue.
+        receive_memory: Size = default(Size(64 << 20)),
+        /// Time for a new connection to complete its Connect. 100ms to 10min.
+        handshake_timeout: Span = default(seconds(10)),
     }
 }
 
@@ -194,8 +213,11 @@ table! {
     /// An address to listen on; every port serves every subsystem and discovery. At least one.
     "[[port]]" => PortTable {
         /// Address and port: `ADDRESS:PORT`, `[IPV6]:PORT` or `NAME:PORT`; the port is 4420 when left out. A name is
-        /// resolved at start, and each of its addresses is listened on.
+        /// resolved at start, and each of its addresses is listened on. `tcp://` or `rdma://` before it names the
+        /// transport.
         address: String = required(),
+        /// Transport of its connections. An address can be listened on by both.
+        transport: Transport = words("the one that the address begins with, or \"tcp\"", "\"tcp\""),
         /// Address (without port) that the discovery log tells hosts to use for this port, where it differs from the
         /// address that they reached discovery by.
         advertise: String = words("the address that the host reached", "\"192.0.2.7\""),
@@ -255,7 +277,8 @@ table! {
 table! {
     /// A discovery service elsewhere, to which this target's discovery log refers hosts.
     "[[referral]]" => ReferralTable {
-        /// Its address, written as that of a port; the port is 8009 when left out.
+        /// Its address, written as that of a port, with `rdma://` before it if RDMA reaches it; the port is 8009 when left
+        /// out.
         address: String = required(),
         /// Port identifier of the entry in the discovery log, 0 to 65535.
         portid: u32 = default(0),
@@ -269,6 +292,7 @@ pub(super) struct File {
     pub(super) reactor: ReactorTable,
     pub(super) limits: LimitsTable,
     pub(super) tcp: TcpTable,
+    pub(super) rdma: RdmaTable,
     pub(super) log: LogTable,
     pub(super) daemon: DaemonTable,
     pub(super) pool: Vec<Spanned<PoolTable>>,
@@ -284,6 +308,7 @@ impl File {
             ReactorTable::doc(),
             LimitsTable::doc(),
             TcpTable::doc(),
+            RdmaTable::doc(),
             LogTable::doc(),
             DaemonTable::doc(),
             PoolTable::doc(),

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 
 use super::{machine::Machine, *};
-use crate::model::{Durability, KvStorageDef, NamespaceKindDef, NamespaceMode, PoolUse, StorageDef};
+use crate::model::{Durability, KvStorageDef, NamespaceKindDef, NamespaceMode, PoolUse, PortDef, StorageDef};
 
 const START: &str = r#"
 [[port]]
@@ -56,6 +56,7 @@ fn a_small_configuration_gets_defaults() {
     assert_eq!(settings.busy_poll, Duration::from_micros(50));
     assert_eq!(settings.limits.transfer, 2 << 20);
     assert_eq!(settings.tcp.in_capsule, 8192);
+    assert_eq!((settings.rdma.in_capsule, settings.rdma.queue_size), (4096, 128));
     let subsystem = &config.target.subsystems[0];
     assert_eq!(subsystem.allowed_hosts, None);
     assert_eq!(subsystem.serial.len(), 20);
@@ -89,6 +90,29 @@ fn names_are_resolved_to_all_their_addresses() {
     let listens: Vec<String> = config.target.ports.iter().map(|port| port.listen.to_string()).collect();
     assert_eq!(listens, ["127.0.0.1:4421", "[::1]:4421"]);
     assert_ne!(config.target.ports[0].portid, config.target.ports[1].portid);
+}
+
+#[test]
+fn ports_have_a_transport_and_both_may_share_an_address() {
+    let port = |address: &str, rest: &str| format!("[[port]]\naddress = \"{address}\"\n{rest}");
+    let text = format!(
+        "{}{}{}{}{START}",
+        port("rdma://127.0.0.1", ""),
+        port("[::1]:4421", "transport = \"rdma\"\n"),
+        port("tcp://[::1]:4421", ""),
+        port("rdma://192.0.2.1:1", "transport = \"rdma\"\n"),
+    );
+    let config = parse(&text).unwrap();
+    let urls: Vec<String> = config.target.ports.iter().map(PortDef::url).collect();
+    let expected = [
+        "rdma://127.0.0.1:4420",
+        "rdma://[::1]:4421",
+        "tcp://[::1]:4421",
+        "rdma://192.0.2.1:1",
+        "tcp://127.0.0.1:4420",
+    ];
+    assert_eq!(urls, expected);
+    assert!(config.summary().starts_with(&format!("listens on {}", expected.join(", "))), "{}", config.summary());
 }
 
 #[test]
@@ -147,7 +171,31 @@ fn every_kind_of_mistake_is_named() {
         // Ports.
         (
             top("[[port]]\naddress = \"127.0.0.1\""),
-            vec!["port[1].address = \"127.0.0.1:4420\"", "listens on 127.0.0.1:4420 already"],
+            vec!["port[1].address = \"127.0.0.1:4420\"", "listens on tcp://127.0.0.1:4420 already"],
+        ),
+        (
+            top("[[port]]\naddress = \"rdma://127.0.0.1\"\n[[port]]\naddress = \"127.0.0.1\"\ntransport = \"rdma\""),
+            vec!["port[1].address = \"127.0.0.1\"", "listens on rdma://127.0.0.1:4420 already"],
+        ),
+        (
+            top("[[port]]\naddress = \"tcp://127.0.0.1:1\"\ntransport = \"rdma\""),
+            vec!["port[0].transport = \"rdma\"", "begins with tcp://"],
+        ),
+        (
+            top("[[port]]\naddress = \"127.0.0.1:1\"\ntransport = \"roce\""),
+            vec!["port[0].transport = \"roce\"", "\"tcp\" or \"rdma\""],
+        ),
+        (top("[[port]]\naddress = \"http://127.0.0.1:1\""), vec!["port[0].address", "tcp:// or rdma:// before it"]),
+        (top("[rdma]\nin_capsule = 100"), vec!["rdma.in_capsule = 100", "64KiB", "multiple of 16"]),
+        (top("[rdma]\nqueue_size = 5000"), vec!["rdma.queue_size = 5000", "from 2 to 4096"]),
+        (top("[rdma]\nreceive_memory = \"1KiB\""), vec!["rdma.receive_memory = \"1KiB\"", "from 1MiB to 64GiB"]),
+        (
+            top("[rdma]\nreceive_memory = \"1MiB\"\nqueue_size = 512"),
+            vec!["rdma.receive_memory = \"1MiB\"", "one I/O queue", "2112KiB"],
+        ),
+        (
+            top("[rdma]\nreceive_memory = \"2GiB\"\n[[port]]\naddress = \"rdma://127.0.0.1\""),
+            vec!["reactor.memory = \"512MiB\"", "receive buffers of RDMA (8GiB)", "the machine has 8GiB"],
         ),
         (top("[[port]]\naddress = \"no.example\""), vec!["port[0].address", "no.example cannot be resolved"]),
         (top("[[port]]"), vec!["test.toml:1:", "port[0].address: missing"]),
@@ -381,7 +429,8 @@ fn the_command_line_overrides_the_file() {
 fn the_printed_configuration_reads_as_itself() {
     let pools = "[[pool]]\nname = \"flash\"\ndevices = [\"/x\", \"d/y\"]\nrebuild_rate = 0\ntier = \"1MiB\"\n";
     let text = format!(
-        "[reactor]\ncores = 2\n{pools}{}{KV}{}{}{}[[referral]]\naddress = \"192.0.2.1\"\n",
+        "[reactor]\ncores = 2\n{pools}{}{KV}{}{}{}[[referral]]\naddress = \"192.0.2.1\"\n\
+         [[referral]]\naddress = \"rdma://192.0.2.1\"\n[[port]]\naddress = \"rdma://[::]:4420\"\n",
         START.replace("\"any\"", "[\"nqn.host\"]").replace(":4420\"", ":4420\"\nadvertise = \"name.example\""),
         KV.replace("nsid = 1", "nsid = 7").replace("\"kv\"", "\"nvm\""),
         KV.replace("nsid = 1", "nsid = 8\nmode = \"cache\"\nreservation = \"1MiB\"")
@@ -477,6 +526,12 @@ fn every_setting_shows_up_as_a_difference() {
             data_digest: false,
             handshake_timeout: Duration::ZERO,
             pdu_timeout: Duration::ZERO,
+        },
+        rdma: settings::RdmaSettings {
+            in_capsule: 1,
+            queue_size: 1,
+            receive_memory: 1,
+            handshake_timeout: Duration::ZERO,
         },
         log: settings::LogSettings { level: String::new(), format: LogFormat::Json },
         drain_timeout: Duration::ZERO,

@@ -12,6 +12,8 @@ use serde::{
 };
 use toml::Spanned;
 
+use crate::model::TransportKind;
+
 /// A value that an option can have.
 pub(super) trait OptionValue {
     /// What is allowed, in one line without a full stop.
@@ -56,6 +58,10 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+/// Transport of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Transport(pub(super) TransportKind);
 
 /// Command set of a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -200,6 +206,14 @@ impl OptionValue for LogFormat {
             Self::Json => "\"json\"",
         }
         .to_owned()
+    }
+}
+
+impl OptionValue for Transport {
+    const VALUES: &'static str = "\"tcp\" or \"rdma\"";
+
+    fn to_toml(&self) -> String {
+        format!("\"{}\"", self.0)
     }
 }
 
@@ -415,6 +429,12 @@ impl FromWritten for LogFormat {
     }
 }
 
+impl FromWritten for Transport {
+    fn from_text(text: &str) -> Option<Self> {
+        [TransportKind::Tcp, TransportKind::Rdma].into_iter().find(|kind| kind.name() == text).map(Self)
+    }
+}
+
 impl FromWritten for Kind {
     fn from_text(text: &str) -> Option<Self> {
         match text {
@@ -496,7 +516,7 @@ macro_rules! deserialize {
     )*};
 }
 
-deserialize!(Size, Span, Cores, LogFormat, Kind, Hosts, Storage, Devices, Mode, Class);
+deserialize!(Size, Span, Cores, LogFormat, Transport, Kind, Hosts, Storage, Devices, Mode, Class);
 
 #[cfg(test)]
 mod tests {

@@ -53,11 +53,11 @@ enum Done {
 
 impl AdminQueue {
     pub(super) fn new(registry: Arc<Registry>, controller: Arc<Controller>, kato_ms: u32, now: Instant) -> Self {
-        let limits = &registry.limits;
+        let (limits, kind) = (&registry.limits, controller.transport.kind);
         let (properties, events) = if controller.subsystem.is_discovery {
-            (Properties::discovery(limits.admin_entries()), Events::discovery())
+            (Properties::discovery(limits.admin_entries(kind)), Events::discovery())
         } else {
-            (Properties::io(limits.queue_entries()), Events::io())
+            (Properties::io(limits.queue_entries(kind)), Events::io())
         };
         Self {
             features: Features::default(),

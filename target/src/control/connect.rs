@@ -47,7 +47,11 @@ pub(super) fn connect(
     };
     let names = names(data)?;
     let admin = cmd.qid.get() == 0;
-    let most = if admin { registry.limits.admin_entries() } else { registry.limits.queue_entries() };
+    let most = if admin {
+        registry.limits.admin_entries(transport.kind)
+    } else {
+        registry.limits.queue_entries(transport.kind)
+    };
     // SQSIZE is 0's based, and a queue of one entry can hold no command.
     let sqsize = match cmd.sqsize.get().checked_add(1) {
         Some(entries) if entries >= 2 && entries <= most => entries,
@@ -110,6 +114,7 @@ fn admin_queue(
         subnqn = %controller.subsystem.nqn,
         hostnqn = %controller.hostnqn,
         peer = %transport.peer,
+        transport = %transport.kind,
         kato_ms = cmd.kato.get(),
         "host connected"
     );
@@ -135,6 +140,10 @@ fn io_queue(
         }
         if controller.hostid != names.hostid {
             return Err(invalid(IPO_HOSTID));
+        }
+        // All queues of a controller are reached by one transport (section 2.2); this one has no such controller.
+        if controller.transport.kind != transport.kind {
+            return Err(invalid(IPO_CNTLID));
         }
         Ok(Arc::clone(controller))
     })?;

@@ -11,14 +11,14 @@ use kvof_spec::{
     text,
 };
 
-use super::{controller::Controller, registry::Registry};
-use crate::model::PortDef;
+use super::{TargetLimits, controller::Controller, registry::Registry};
+use crate::model::{PortDef, TransportKind};
 
 /// The page as one host sees it over one connection.
 #[derive(Debug)]
 pub(super) struct DiscoveryPage {
     genctr: u64,
-    asqsz: u16,
+    limits: TargetLimits,
     records: Vec<Record>,
 }
 
@@ -27,6 +27,7 @@ pub(super) struct DiscoveryPage {
 struct Record {
     subtype: SubsystemType,
     subnqn: Nqn,
+    transport: TransportKind,
     address: SocketAddr,
     /// Name to use instead of the address's IP.
     name: Option<String>,
@@ -45,7 +46,7 @@ impl DiscoveryPage {
                 .iter()
                 .filter_map(|port| {
                     let (address, name) = reachable(port, local, controller.transport.portid)?;
-                    Some((port.portid, address, name))
+                    Some((port.portid, port.transport, address, name))
                 })
                 .collect();
             let mut own = DiscoveryFlags::EXPLICIT_PERSISTENT_CONNECTION;
@@ -57,9 +58,10 @@ impl DiscoveryPage {
                 .filter(|subsystem| subsystem.allows(&controller.hostnqn))
                 .map(|subsystem| (SubsystemType::NVM, subsystem.nqn.clone(), DiscoveryFlags::empty()));
             let local_records = std::iter::once(itself).chain(subsystems).flat_map(|(subtype, subnqn, eflags)| {
-                ports.iter().map(move |(portid, address, name)| Record {
+                ports.iter().map(move |(portid, transport, address, name)| Record {
                     subtype,
                     subnqn: subnqn.clone(),
+                    transport: *transport,
                     address: *address,
                     name: name.clone(),
                     portid: *portid,
@@ -69,6 +71,7 @@ impl DiscoveryPage {
             let referrals = state.referrals.iter().map(|referral| Record {
                 subtype: SubsystemType::REFERRAL,
                 subnqn: Nqn::discovery(),
+                transport: referral.transport,
                 address: referral.traddr,
                 name: None,
                 portid: referral.portid,
@@ -76,7 +79,7 @@ impl DiscoveryPage {
             });
             Self {
                 genctr: state.genctr,
-                asqsz: registry.limits.admin_entries(),
+                limits: registry.limits.clone(),
                 records: local_records.chain(referrals).collect(),
             }
         })
@@ -97,7 +100,7 @@ impl DiscoveryPage {
             let left = length - data.len();
             let record = match index.checked_sub(1).and_then(|i| self.records.get(i)) {
                 None => DiscoveryHeader::new(self.genctr, self.records.len() as u64).as_bytes().to_vec(),
-                Some(record) => record.entry(self.asqsz).as_bytes().to_vec(),
+                Some(record) => record.entry(self.limits.admin_entries(record.transport)).as_bytes().to_vec(),
             };
             data.extend(record.into_iter().skip(skip).take(left));
             skip = 0;
@@ -110,7 +113,11 @@ impl DiscoveryPage {
 
 impl Record {
     fn entry(&self, asqsz: u16) -> DiscoveryEntry {
-        let mut entry = DiscoveryEntry::ip(TransportType::TCP, self.subtype, &self.subnqn, self.address, self.portid);
+        let trtype = match self.transport {
+            TransportKind::Tcp => TransportType::TCP,
+            TransportKind::Rdma => TransportType::RDMA,
+        };
+        let mut entry = DiscoveryEntry::ip(trtype, self.subtype, &self.subnqn, self.address, self.portid);
         // "Not specified" rather than "not required": nvme-cli has a name for this one together with the flow control bit.
         entry.treq = TransportRequirements::DISABLE_SQ_FLOW_CONTROL.bits();
         entry.asqsz = asqsz.into();
@@ -146,6 +153,10 @@ fn reachable(port: &PortDef, local: SocketAddr, portid: u16) -> Option<(SocketAd
     if port.listen.is_ipv4() && local.is_ipv6() {
         return None;
     }
+    // No device carries RDMA to a loopback address.
+    if port.transport == TransportKind::Rdma && local.ip().is_loopback() {
+        return None;
+    }
     Some((SocketAddr::new(local.ip(), service), None))
 }
 
@@ -154,7 +165,12 @@ mod tests {
     use super::*;
 
     fn port(portid: u16, listen: &str, advertise: Option<&str>) -> PortDef {
-        PortDef { portid, listen: listen.parse().unwrap(), advertise: advertise.map(Into::into) }
+        let (transport, listen) = (TransportKind::Tcp, listen.parse().unwrap());
+        PortDef { portid, transport, listen, advertise: advertise.map(Into::into) }
+    }
+
+    fn rdma(portid: u16, listen: &str, advertise: Option<&str>) -> PortDef {
+        PortDef { transport: TransportKind::Rdma, ..port(portid, listen, advertise) }
     }
 
     #[test]
@@ -174,5 +190,13 @@ mod tests {
         assert_eq!(plain(port(2, "0.0.0.0:4420", Some("203.0.113.9")), v4), some("203.0.113.9:4420"));
         let named = plain(port(2, "0.0.0.0:4420", Some("kv.example.com")), v4);
         assert_eq!(named, Some(("0.0.0.0:4420".into(), Some("kv.example.com".into()))));
+        // A host that came by TCP reaches RDMA at the same address of this machine, except where no device carries it.
+        assert_eq!(plain(rdma(2, "0.0.0.0:4420", None), v4), some("192.0.2.1:4420"));
+        assert_eq!(plain(rdma(2, "[::]:4421", None), v6), some("[2001:db8::1]:4421"));
+        let loopback = "127.0.0.1:8009".parse().unwrap();
+        assert_eq!(plain(rdma(2, "0.0.0.0:4420", None), loopback), None);
+        assert_eq!(plain(port(2, "0.0.0.0:4420", None), loopback), some("127.0.0.1:4420"));
+        assert_eq!(plain(rdma(2, "198.51.100.7:4420", None), loopback), some("198.51.100.7:4420"));
+        assert_eq!(plain(rdma(2, "0.0.0.0:4420", Some("203.0.113.9")), loopback), some("203.0.113.9:4420"));
     }
 }

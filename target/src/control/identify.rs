@@ -16,10 +16,10 @@ use kvof_spec::{
 };
 
 use super::{
-    controller::Controller, error_log::ELPE, events::AERL, keep_alive::KAS, registry::Registry,
+    TargetLimits, controller::Controller, error_log::ELPE, events::AERL, keep_alive::KAS, registry::Registry,
     subsystem::NamespaceTable,
 };
-use crate::model::{Namespace, NamespaceKindDef};
+use crate::model::{Namespace, NamespaceKindDef, TransportKind};
 
 /// ACL: Abort commands at a time, 0's based. An Abort completes at once, so that there is never a second one.
 const ACL: u8 = 3;
@@ -155,11 +155,25 @@ fn any_controller(registry: &Registry, controller: &Controller) -> IdentifyContr
     id.kas = KAS.into();
     id.sqes = SQES;
     id.cqes = CQES;
-    id.sgls = (Sgls::SUPPORTED | Sgls::OFFSET | Sgls::TRANSPORT).bits().into();
+    let (sgls, msdbd) = descriptors_of(&registry.limits, controller.transport.kind);
+    id.sgls = sgls.bits().into();
     id.subnqn = subsystem.nqn.to_field();
     id.iorcsz = 1.into();
-    id.msdbd = 1;
+    id.msdbd = msdbd;
     id
+}
+
+/// SGLS and MSDBD: what describes the data of a command over `kind`.
+fn descriptors_of(limits: &TargetLimits, kind: TransportKind) -> (Sgls, u8) {
+    match kind {
+        TransportKind::Tcp => (Sgls::SUPPORTED | Sgls::OFFSET | Sgls::TRANSPORT, 1),
+        TransportKind::Rdma => {
+            let mut sgls = Sgls::SUPPORTED | Sgls::KEYED;
+            // Hosts take it for leave to send data in capsules.
+            sgls.set(Sgls::OFFSET, limits.rdma.in_capsule > 0);
+            (sgls, limits.rdma.segments.max(1))
+        }
+    }
 }
 
 fn discovery_controller(registry: &Registry, controller: &Controller) -> IdentifyController {
@@ -168,27 +182,27 @@ fn discovery_controller(registry: &Registry, controller: &Controller) -> Identif
     id.dctype = DCTYPE_DIRECT;
     id.oaes = Oaes::DISCOVERY_LOG_CHANGE.bits().into();
     id.lpa = Lpa::EXTENDED_DATA.bits();
-    id.maxcmd = registry.limits.admin_entries().into();
+    id.maxcmd = registry.limits.admin_entries(controller.transport.kind).into();
     id.ioccsz = (SQE_SIZE / CAPSULE_UNIT).into();
     id
 }
 
 fn io_controller(cx: &Cx<'_>) -> IdentifyController {
-    let limits = &cx.registry.limits;
+    let (limits, kind) = (&cx.registry.limits, cx.controller.transport.kind);
     let mut id = any_controller(cx.registry, cx.controller);
     id.cntrltype = ControllerType::IO.0;
     id.cmic = (Cmic::MULTI_PORT | Cmic::MULTI_CONTROLLER).bits();
     id.oaes = Oaes::NAMESPACE_ATTRIBUTE.bits().into();
     id.frmw = FRMW;
     id.lpa = (Lpa::COMMANDS_SUPPORTED | Lpa::EXTENDED_DATA).bits();
-    id.maxcmd = limits.queue_entries().into();
+    id.maxcmd = limits.queue_entries(kind).into();
     id.nn = cx.namespaces.largest_nsid().into();
     id.mnan = cx.namespaces.most().into();
     id.oncs = (Oncs::COMPARE | Oncs::DATASET_MANAGEMENT | Oncs::WRITE_ZEROES | Oncs::SAVE_SELECT).bits().into();
     if cx.namespaces.has_volatile_cache() {
         id.vwc = (Vwc::PRESENT | Vwc::FLUSH_ALL_UNSUPPORTED).bits();
     }
-    id.ioccsz = (SQE_SIZE.saturating_add(limits.in_capsule) / CAPSULE_UNIT).into();
+    id.ioccsz = (SQE_SIZE.saturating_add(limits.in_capsule(kind)) / CAPSULE_UNIT).into();
     id.ofcs = OFCS_DISCONNECT.into();
     id
 }

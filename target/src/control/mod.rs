@@ -35,18 +35,12 @@ pub use self::{
     definition::DefError,
     io_queue::IoQueue,
     reload::{Changes, ReloadPlan},
-    target::{Summary, Target, TargetLimits},
+    target::{RdmaLimits, Summary, Target, TargetLimits},
 };
+pub use crate::model::TransportKind;
 
 /// Called, from any thread, when a queue must look at its controller again: an event is ready, or the association ended.
 pub type QueueWaker = Arc<dyn Fn() + Send + Sync>;
-
-/// Transport types that a connection can come by.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TransportKind {
-    /// NVMe/TCP.
-    Tcp,
-}
 
 /// What a transport knows of the connection on which a Connect command arrived.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use std::{
 use kvof_spec::Sqe;
 
 use super::{
-    CloseReason, Connected, DefError, QueueTransport, Reply, connect,
+    CloseReason, Connected, DefError, QueueTransport, Reply, TransportKind, connect,
     controller::Notices,
     definition,
     registry::Registry,
@@ -32,15 +32,35 @@ pub struct TargetLimits {
     pub max_controllers: u16,
     /// I/O queues of a controller, at least 1.
     pub max_io_queues: u16,
-    /// Entries of a queue, 1's based, 2 to 4096; admin queues have 32 to 4096 of them whatever this says.
+    /// Entries of a queue, 1's based, 2 to 4096; admin queues have 32 to 4096 of them whatever this says. For RDMA there
+    /// is another limit in `rdma`.
     pub max_queue_size: u16,
     /// Bytes of data of one command (MDTS), rounded down to a power of two, at least 4096.
     pub mdts: u32,
-    /// Bytes of data in the capsule of an I/O queue, a multiple of 16 (IOCCSZ less the queue entry).
+    /// Bytes of data in the capsule of an NVMe/TCP I/O queue, a multiple of 16 (IOCCSZ less the queue entry).
     pub in_capsule: u32,
+    /// What differs over NVMe/RDMA.
+    pub rdma: RdmaLimits,
     /// How long a controller may stay disabled or shut down, and a discovery controller without keep alive idle, before
     /// its association ends; at least two minutes to conform (section 3.5.2).
     pub association_timeout: Duration,
+}
+
+/// What hosts may ask for over NVMe/RDMA.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RdmaLimits {
+    /// Bytes of data in the capsule of an I/O queue, a multiple of 16.
+    pub in_capsule: u32,
+    /// Entries of a queue as [`TargetLimits::max_queue_size`], if that is not less.
+    pub max_queue_size: u16,
+    /// Data Block descriptors of a command (MSDBD), at least 1.
+    pub segments: u8,
+}
+
+impl Default for RdmaLimits {
+    fn default() -> Self {
+        Self { in_capsule: 4096, max_queue_size: 128, segments: 16 }
+    }
 }
 
 impl Default for TargetLimits {
@@ -51,20 +71,38 @@ impl Default for TargetLimits {
             max_queue_size: 1024,
             mdts: 2 << 20,
             in_capsule: 8192,
+            rdma: RdmaLimits::default(),
             association_timeout: Duration::from_secs(120),
         }
     }
 }
 
 impl TargetLimits {
-    /// Entries of an I/O queue, 1's based, at least 2.
-    pub(super) fn queue_entries(&self) -> u16 {
-        self.max_queue_size.clamp(2, QUEUE_ENTRIES_MAX)
+    /// Entries of an I/O queue over `kind`, 1's based, at least 2.
+    #[must_use]
+    pub fn queue_entries(&self, kind: TransportKind) -> u16 {
+        self.max_entries(kind).clamp(2, QUEUE_ENTRIES_MAX)
     }
 
-    /// Entries of an admin queue, 1's based.
-    pub(super) fn admin_entries(&self) -> u16 {
-        self.max_queue_size.clamp(ADMIN_ENTRIES_MIN, ADMIN_ENTRIES_MAX)
+    /// Entries of an admin queue over `kind`, 1's based.
+    #[must_use]
+    pub fn admin_entries(&self, kind: TransportKind) -> u16 {
+        self.max_entries(kind).clamp(ADMIN_ENTRIES_MIN, ADMIN_ENTRIES_MAX)
+    }
+
+    fn max_entries(&self, kind: TransportKind) -> u16 {
+        match kind {
+            TransportKind::Tcp => self.max_queue_size,
+            TransportKind::Rdma => self.max_queue_size.min(self.rdma.max_queue_size),
+        }
+    }
+
+    /// Bytes of data in the capsule of an I/O queue over `kind`.
+    pub(super) const fn in_capsule(&self, kind: TransportKind) -> u32 {
+        match kind {
+            TransportKind::Tcp => self.in_capsule,
+            TransportKind::Rdma => self.rdma.in_capsule,
+        }
     }
 
     /// I/O queues, at least 1. FFFFh is no number of queues (section 5.27.1.5).

@@ -4,8 +4,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Open files beside connections: logs, rings, event descriptors, listeners.
 const OTHER_FILES: u64 = 64;
-/// Descriptors of one core: ring, event descriptor, and what the runtime keeps.
-const FILES_PER_CORE: u64 = 8;
+/// Descriptors of one core: ring, event descriptor, RDMA's channels and completion queues, and what the runtime keeps.
+const FILES_PER_CORE: u64 = 24;
 
 /// Raises the soft limit as far as the hard one lets it, and warns if that is too little for `connections`.
 pub(super) fn raise_limit(connections: u32, cores: usize, storage: usize) {

@@ -104,7 +104,7 @@ pub fn run(daemon: Daemon) -> Result<(), DaemonError> {
         .transpose()?;
     announce(&config);
     for port in &bound {
-        tracing::info!(address = %port.listen, portid = port.portid, "listening");
+        tracing::info!(address = %port.url(), portid = port.portid, "listening");
     }
     manager.ready();
 

@@ -41,7 +41,11 @@ fn json(ports: &[PortDef]) -> String {
     for (index, port) in ports.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };
         // Writing to a String cannot fail, and addresses have nothing that JSON would escape.
-        let _ = write!(out, "{comma}{{\"portid\":{},\"address\":\"{}\"}}", port.portid, port.listen);
+        let _ = write!(
+            out,
+            "{comma}{{\"portid\":{},\"transport\":\"{}\",\"address\":\"{}\"}}",
+            port.portid, port.transport, port.listen
+        );
     }
     out.push_str("]}\n");
     out
@@ -50,16 +54,24 @@ fn json(ports: &[PortDef]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::TransportKind;
 
     #[test]
     fn says_where_and_disappears() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ready");
-        let port = |portid, listen: &str| PortDef { portid, listen: listen.parse().unwrap(), advertise: None };
-        let file = ReadyFile::write(&path, &[port(1, "127.0.0.1:5"), port(2, "[::1]:6")]).unwrap();
+        let port = |portid, transport, listen: &str| PortDef {
+            portid,
+            transport,
+            listen: listen.parse().unwrap(),
+            advertise: None,
+        };
+        let ports = [port(1, TransportKind::Tcp, "127.0.0.1:5"), port(2, TransportKind::Rdma, "[::1]:6")];
+        let file = ReadyFile::write(&path, &ports).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(value["pid"], process::id());
         assert_eq!(value["ports"][1]["address"], "[::1]:6");
+        assert_eq!((&value["ports"][0]["transport"], &value["ports"][1]["transport"]), (&"tcp".into(), &"rdma".into()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         drop(file);
         assert!(!path.exists());

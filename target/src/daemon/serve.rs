@@ -13,10 +13,13 @@ use super::{notify::ServiceManager, pools::Pools};
 use crate::{
     backend::{self, OpenError, OpenPool, PoolOpenError},
     config::{Cores, Settings},
-    control::{DefError, Target, TargetLimits},
-    model::{KvStorageDef, Namespace, NamespaceKindDef, NamespaceMode, PoolDef, TargetDef},
-    reactor::{Listener, Parts, ReactorConfig, Reactors, StartError, Storage},
-    transport::tcp::{TcpSettings, TcpTimers},
+    control::{DefError, RdmaLimits, Target, TargetLimits},
+    model::{KvStorageDef, Namespace, NamespaceKindDef, NamespaceMode, PoolDef, TargetDef, TransportKind},
+    reactor::{Listeners, Parts, RdmaConfig, ReactorConfig, Reactors, StartError, Storage},
+    transport::{
+        rdma::{RdmaSettings, RdmaTimers, RequestLimits},
+        tcp::{TcpSettings, TcpTimers},
+    },
 };
 
 /// Disk operations that a core keeps in flight.
@@ -98,7 +101,7 @@ impl Serving {
     pub(super) fn start(
         settings: &Settings,
         def: TargetDef,
-        listeners: Vec<Listener>,
+        listeners: Listeners,
         manager: &ServiceManager,
     ) -> Result<Self, ServeError> {
         let reserved = kv_memory(&def);
@@ -328,6 +331,13 @@ fn new_pool(settings: &Settings, values: u64) -> Result<Pool, ServeError> {
     Ok(Pool::new(PoolConfig { limit, shards: settings.cpus.len() }))
 }
 
+/// What the protocol of RDMA connections needs to know.
+fn rdma_settings(settings: &Settings) -> RdmaSettings {
+    let rdma = &settings.rdma;
+    let timers = RdmaTimers { connect: rdma.handshake_timeout, ..RdmaTimers::default() };
+    RdmaSettings { in_capsule: rdma.in_capsule, timers, ..RdmaSettings::default() }
+}
+
 fn limits(settings: &Settings) -> TargetLimits {
     let limits = &settings.limits;
     TargetLimits {
@@ -336,12 +346,23 @@ fn limits(settings: &Settings) -> TargetLimits {
         max_queue_size: limits.queue_size,
         mdts: limits.transfer,
         in_capsule: settings.tcp.in_capsule,
+        rdma: RdmaLimits {
+            in_capsule: settings.rdma.in_capsule,
+            max_queue_size: settings.rdma.queue_size,
+            segments: u8::try_from(rdma_settings(settings).segments_max).unwrap_or(u8::MAX),
+        },
         association_timeout: limits.association_timeout,
     }
 }
 
 fn reactor_config(settings: &Settings) -> ReactorConfig {
     let tcp = &settings.tcp;
+    let limits = limits(settings);
+    let requests = RequestLimits {
+        admin_entries: limits.admin_entries(TransportKind::Rdma),
+        queue_entries: limits.queue_entries(TransportKind::Rdma),
+        io_queues: limits.max_io_queues,
+    };
     ReactorConfig {
         cores: settings.cpus.len(),
         // A list is an order; a number leaves the choice to the system.
@@ -363,6 +384,11 @@ fn reactor_config(settings: &Settings) -> ReactorConfig {
                 ..TcpTimers::default()
             },
             ..TcpSettings::default()
+        },
+        rdma: RdmaConfig {
+            settings: rdma_settings(settings),
+            limits: requests,
+            capsule_memory: settings.rdma.receive_memory,
         },
     }
 }

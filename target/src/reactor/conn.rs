@@ -1,8 +1,7 @@
-//! A connection on its core: the socket, its watches, and how bytes move between the two.
+//! A connection on its core, whatever its transport.
 
 use std::{
-    io::{self, IoSliceMut},
-    os::fd::{AsFd, OwnedFd},
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -10,47 +9,66 @@ use std::{
     },
 };
 
-use kvof_io::{WatchId, recv_vectored};
-
-use super::{CoreMessage, Mailbox};
+use super::{CoreMessage, Mailbox, rdma::RdmaLink, tcp::TcpLink};
 use crate::{
+    backend::{IoError, IoOutcome},
     control::{QueueTransport, TransportKind},
-    queue::Cx,
-    transport::tcp::Connection,
+    queue::{CommandIndex, Cx},
+    transport::CloseReason,
 };
 
-/// Receives of one connection before others have their turn.
-const RECV_BUDGET: usize = 8;
-/// Scratch to use while a command's data is due: what comes behind the data is copied, so only a few headers should.
-const SCRATCH_WITH_DATA: usize = 4096;
-
-/// A connection and its socket.
+/// A connection, and where it stands in the core's lists.
 #[derive(Debug)]
 pub(super) struct Conn {
-    /// `None` once the connection is over and only waits for its last backend operations.
-    pub(super) socket: Option<OwnedFd>,
-    pub(super) readable: Option<WatchId>,
-    pub(super) tcp: Connection,
+    pub(super) link: Link,
     pub(super) transport: Rc<QueueTransport>,
     /// A wake-up message is under way; more would say nothing new.
-    pub(super) woken: Arc<AtomicBool>,
+    woken: Arc<AtomicBool>,
     /// In the core's list of connections that may have something to receive.
     pub(super) is_ready: bool,
     /// In the core's list of connections to look after at the end of the turn.
     pub(super) is_dirty: bool,
     /// In the core's list of connections that wait for pool memory.
     pub(super) is_starved: bool,
-    /// Waits for the socket to take more.
-    pub(super) writable: Option<WatchId>,
+}
+
+/// A protocol and what carries it.
+#[derive(Debug)]
+pub(super) enum Link {
+    Tcp(Box<TcpLink>),
+    Rdma(Box<RdmaLink>),
+}
+
+/// How a host came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    /// Port of the discovery log.
+    pub(super) portid: u16,
+    /// The address that the host reached.
+    pub(super) local: SocketAddr,
+    /// The host's address.
+    pub(super) peer: SocketAddr,
+}
+
+/// Runs `$body` with `$connection`, the state machine of either transport.
+macro_rules! either {
+    ($conn:expr, |$connection:ident| $body:expr) => {
+        match $conn {
+            Link::Tcp(link) => {
+                let $connection = &mut link.connection;
+                $body
+            }
+            Link::Rdma(link) => {
+                let $connection = &mut link.connection;
+                $body
+            }
+        }
+    };
 }
 
 impl Conn {
-    pub(super) fn new(
-        socket: OwnedFd,
-        tcp: Connection,
-        (portid, local, peer): (u16, std::net::SocketAddr, std::net::SocketAddr),
-        (mailbox, key): (Mailbox, usize),
-    ) -> Self {
+    /// The connection `key` of the core that `mailbox` belongs to.
+    pub(super) fn new(link: Link, origin: Origin, (mailbox, key): (Mailbox, usize)) -> Self {
         let woken = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&woken);
         let wake = Arc::new(move || {
@@ -58,75 +76,77 @@ impl Conn {
                 mailbox.send(CoreMessage::Wake(key));
             }
         });
-        let transport = Rc::new(QueueTransport { kind: TransportKind::Tcp, portid, local, peer, wake });
-        Self {
-            socket: Some(socket),
-            readable: None,
-            tcp,
-            transport,
-            woken,
-            is_ready: false,
-            is_dirty: false,
-            is_starved: false,
-            writable: None,
-        }
+        let kind = match link {
+            Link::Tcp(_) => TransportKind::Tcp,
+            Link::Rdma(_) => TransportKind::Rdma,
+        };
+        let Origin { portid, local, peer } = origin;
+        let transport = Rc::new(QueueTransport { kind, portid, local, peer, wake });
+        Self { link, transport, woken, is_ready: false, is_dirty: false, is_starved: false }
     }
 
     /// Receives what has come, up to a budget; true if there may be more.
     pub(super) fn receive(&mut self, cx: &mut Cx<'_>, scratch: &mut [u8]) -> bool {
-        for _ in 0..RECV_BUDGET {
-            let Some(socket) = &self.socket else { return false };
-            self.tcp.resume(cx);
-            if !self.tcp.wants_receive() {
-                return false;
-            }
-            let tail = if self.tcp.expects_data() { SCRATCH_WITH_DATA.min(scratch.len()) } else { scratch.len() };
-            let tail = &mut scratch[..tail];
-            let place = self.tcp.recv_place();
-            let place_len = place.as_ref().map_or(0, |p| p.len());
-            let room = place_len + tail.len();
-            let received = match place {
-                Some(place) => recv_vectored(socket.as_fd(), &mut [IoSliceMut::new(place), IoSliceMut::new(tail)]),
-                None => recv_vectored(socket.as_fd(), &mut [IoSliceMut::new(tail)]),
-            };
-            match received {
-                Ok(0) => {
-                    self.tcp.handle_end(None);
-                    return false;
-                }
-                Ok(n) => {
-                    let placed = n.min(place_len);
-                    self.tcp.handle_received(cx, placed, &tail[..n - placed]);
-                    // Less than there was room for: the socket is empty, and the next bytes raise an event of their own.
-                    if n < room {
-                        return false;
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(e) => {
-                    self.tcp.handle_end(Some(&e));
-                    return false;
-                }
-            }
+        match &mut self.link {
+            Link::Tcp(link) => link.receive(cx, scratch),
+            Link::Rdma(link) => link.receive(cx),
         }
-        true
     }
 
-    /// Sends what waits; true if the socket has to become writable first.
-    pub(super) fn send(&mut self, cx: &Cx<'_>) -> bool {
-        let Some(socket) = &self.socket else { return false };
-        if self.tcp.tx().is_empty() {
-            return false;
+    /// A backend has finished the command at `index`.
+    pub(super) fn handle_outcome(&mut self, cx: &mut Cx<'_>, index: CommandIndex, outcome: Result<IoOutcome, IoError>) {
+        either!(&mut self.link, |connection| connection.handle_outcome(cx, index, outcome));
+    }
+
+    /// The controller has something for the queue.
+    pub(super) fn handle_wake(&mut self, cx: &mut Cx<'_>) {
+        self.woken.store(false, Ordering::Release);
+        either!(&mut self.link, |connection| connection.handle_wake(cx));
+    }
+
+    /// Lets commands go on that waited for pool memory; false while there is none.
+    pub(super) fn handle_memory(&mut self, cx: &mut Cx<'_>) -> bool {
+        either!(&mut self.link, |connection| connection.handle_memory(cx))
+    }
+
+    /// To be called a few times a second.
+    pub(super) fn handle_tick(&mut self, cx: &mut Cx<'_>) {
+        match &mut self.link {
+            Link::Tcp(link) if link.socket.is_some() => link.connection.handle_tick(cx),
+            Link::Rdma(link) if link.is_open() => link.connection.handle_tick(cx),
+            _ => {}
         }
-        match self.tcp.tx().send(socket.as_fd()) {
-            Ok(sent) => {
-                self.tcp.handle_sent(cx.now, sent);
-                sent.would_block
-            }
-            Err(e) => {
-                self.tcp.handle_end(Some(&e));
-                false
-            }
+    }
+
+    /// The target stops.
+    pub(super) fn drain(&mut self) {
+        either!(&mut self.link, |connection| connection.drain());
+    }
+
+    /// Whether commands wait for pool memory.
+    pub(super) fn wants_memory(&mut self) -> bool {
+        either!(&mut self.link, |connection| connection.is_starved())
+    }
+
+    /// Why the connection is over, once all that it had to say is sent.
+    pub(super) fn poll_close(&mut self) -> Option<&CloseReason> {
+        either!(&mut self.link, |connection| connection.poll_close())
+    }
+
+    /// Whether anything can still come from the host, or from the device.
+    pub(super) fn is_open(&self) -> bool {
+        match &self.link {
+            Link::Tcp(link) => link.socket.is_some(),
+            Link::Rdma(link) => link.is_open(),
         }
+    }
+
+    /// Whether nothing refers to the connection any more: no socket, no queue pair, no backend.
+    pub(super) fn is_gone(&self) -> bool {
+        let executing = match &self.link {
+            Link::Tcp(link) => link.connection.queue().executing(),
+            Link::Rdma(link) => link.connection.queue().executing(),
+        };
+        !self.is_open() && executing == 0 && !self.is_ready && !self.is_starved
     }
 }

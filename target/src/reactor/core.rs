@@ -3,19 +3,25 @@
 use std::{
     collections::VecDeque,
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     rc::Rc,
     sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
-use kvof_io::{Event, EventKind, EventLoop, RejectReason};
+use kvof_io::{Event, EventKind, EventLoop};
 use kvof_kv::OpId;
 use slab::Slab;
 
-use super::{CoreMessage, Listener, Mailbox, Shared, conn::Conn};
+use super::{
+    CoreMessage, Listener, Listeners, Mailbox, Shared,
+    conn::{Conn, Link, Origin},
+    disk::DiskBacklog,
+    rdma::{RdmaCore, Source},
+    tcp::TcpLink,
+};
 use crate::{
-    backend::{Backends, DiskRequest, DiskResult, PoolId},
+    backend::{Backends, DiskResult, PoolId},
     model::BackendId,
     queue::Cx,
     transport::tcp::{Connection, TcpSettings},
@@ -34,19 +40,22 @@ const SCRATCH: usize = 64 << 10;
 
 /// What the token of an event says.
 #[derive(Clone, Copy)]
-enum Token {
+pub(super) enum Token {
     Listener(usize),
     Connection(usize),
     Disk(u64),
+    Rdma(Source),
 }
 
 const CLASS_LISTENER: u64 = 1 << 62;
 const CLASS_DISK: u64 = 2 << 62;
+const CLASS_RDMA: u64 = 3 << 62;
 const CLASS_MASK: u64 = 3 << 62;
 
 impl Token {
-    const fn pack(self) -> u64 {
+    pub(super) const fn pack(self) -> u64 {
         match self {
+            Self::Rdma(source) => CLASS_RDMA | source.pack(),
             Self::Connection(key) => key as u64,
             Self::Listener(index) => CLASS_LISTENER | index as u64,
             Self::Disk(token) => CLASS_DISK | (token & !CLASS_MASK),
@@ -58,6 +67,7 @@ impl Token {
         match token & CLASS_MASK {
             CLASS_LISTENER => Self::Listener(rest as usize),
             CLASS_DISK => Self::Disk(rest),
+            CLASS_RDMA => Self::Rdma(Source::unpack(rest)),
             _ => Self::Connection(rest as usize),
         }
     }
@@ -65,11 +75,11 @@ impl Token {
 
 /// One core: its loop, its connections, its storage.
 pub(super) struct Core {
-    id: usize,
-    shared: Arc<Shared>,
-    ring: EventLoop,
+    pub(super) id: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) ring: EventLoop,
     inbox: mpsc::Receiver<CoreMessage>,
-    mailboxes: Vec<Mailbox>,
+    pub(super) mailboxes: Vec<Mailbox>,
     listeners: Vec<Listener>,
     accept_again: Option<Instant>,
     tcp_settings: Arc<TcpSettings>,
@@ -80,17 +90,18 @@ pub(super) struct Core {
     pools: Vec<PoolId>,
     /// The moment that the storage counts time from.
     started: Instant,
-    conns: Slab<Conn>,
+    pub(super) conns: Slab<Conn>,
+    /// Where there are RDMA ports.
+    pub(super) rdma: Option<RdmaCore>,
     /// Connections that may have something to receive.
-    ready: VecDeque<usize>,
+    pub(super) ready: VecDeque<usize>,
     /// Connections with something to send, or to look after otherwise.
     dirty: Vec<usize>,
     starved: VecDeque<usize>,
-    /// Disk requests that the ring had no room for.
-    disk_backlog: VecDeque<DiskRequest>,
+    disk_backlog: DiskBacklog,
     scratch: Vec<u8>,
-    stopping: Option<Instant>,
-    now: Instant,
+    pub(super) stopping: Option<Instant>,
+    pub(super) now: Instant,
 }
 
 /// Runs `$body` with `$conn`, the connection under `$key`, and `$cx`, its surroundings.
@@ -124,11 +135,13 @@ impl Core {
         mut ring: EventLoop,
         inbox: mpsc::Receiver<CoreMessage>,
         mailboxes: Vec<Mailbox>,
-        listeners: Vec<Listener>,
+        listeners: Listeners,
     ) -> io::Result<Self> {
-        for (index, listener) in listeners.iter().enumerate() {
+        for (index, listener) in listeners.tcp.iter().enumerate() {
             ring.watch_readable(listener.socket.as_fd(), Token::Listener(index).pack())?;
         }
+        let rdma =
+            if shared.uses_rdma { Some(RdmaCore::new(&shared.config.rdma, listeners.rdma, &mut ring)?) } else { None };
         let backends = Backends::new(id, mailboxes.len(), shared.pool.clone());
         Ok(Self {
             id,
@@ -137,17 +150,18 @@ impl Core {
             ring,
             inbox,
             mailboxes,
-            listeners,
+            listeners: listeners.tcp,
             accept_again: None,
             backends,
             attached: Vec::new(),
             pools: Vec::new(),
             started: Instant::now(),
             conns: Slab::new(),
+            rdma,
             ready: VecDeque::new(),
             dirty: Vec::new(),
             starved: VecDeque::new(),
-            disk_backlog: VecDeque::new(),
+            disk_backlog: DiskBacklog::default(),
             scratch: vec![0; SCRATCH],
             stopping: None,
             now: Instant::now(),
@@ -159,7 +173,11 @@ impl Core {
         let mut next_tick = self.now + TICK;
         let mut spin_until = self.now;
         loop {
-            let timeout = self.timeout(next_tick, spin_until);
+            self.poll_rdma();
+            let mut timeout = self.timeout(next_tick, spin_until);
+            if !timeout.is_zero() && self.arm_rdma() {
+                timeout = Duration::ZERO;
+            }
             self.ring.turn(Some(timeout), &mut events)?;
             self.now = Instant::now();
             let mut worked = !events.is_empty() || !self.ready.is_empty();
@@ -211,15 +229,16 @@ impl Core {
                 return Err(io::Error::new(error.kind(), format!("listener {index}: {error}")));
             }
             (Token::Listener(index), _) => self.accept(index),
+            (Token::Rdma(source), kind) => self.handle_rdma(source, kind)?,
             (Token::Connection(key), EventKind::WatchFailed { error }) => {
-                if let Some(conn) = self.conns.get_mut(key) {
-                    conn.tcp.handle_end(Some(&error));
+                if let Some(link) = self.tcp(key) {
+                    link.connection.handle_end(Some(&error));
                 }
                 self.mark_dirty(key);
             }
             (Token::Connection(key), EventKind::Writable) => {
-                if let Some(conn) = self.conns.get_mut(key) {
-                    conn.writable = None;
+                if let Some(link) = self.tcp(key) {
+                    link.writable = None;
                 }
                 self.mark_dirty(key);
                 self.mark_ready(key);
@@ -233,7 +252,8 @@ impl Core {
     fn handle_inbox(&mut self) {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
-                CoreMessage::Accepted { socket, peer, local, portid } => self.open(socket, (portid, local, peer)),
+                CoreMessage::Accepted { socket, origin } => self.open(socket, origin),
+                CoreMessage::Requested(requested) => self.open_rdma(*requested),
                 CoreMessage::Backend { from, message } => self.backends.handle_message(from, message),
                 CoreMessage::Attach(id, part) => {
                     self.attached.push(id);
@@ -263,18 +283,16 @@ impl Core {
                     self.backends.detach(id);
                 }
                 CoreMessage::Wake(key) => {
-                    with_conn!(self, key, |conn, cx| {
-                        conn.woken.store(false, Ordering::Release);
-                        conn.tcp.handle_wake(&mut cx);
-                    });
+                    with_conn!(self, key, |conn, cx| conn.handle_wake(&mut cx));
                     self.mark_dirty(key);
                 }
                 CoreMessage::Stop { deadline } => {
                     self.stopping = Some(deadline);
                     self.listeners.clear();
+                    self.stop_rdma();
                     for key in self.keys() {
                         if let Some(conn) = self.conns.get_mut(key) {
-                            conn.tcp.drain();
+                            conn.drain();
                         }
                         self.mark_dirty(key);
                     }
@@ -318,32 +336,26 @@ impl Core {
             if let Some(load) = self.shared.loads.get(core) {
                 load.fetch_add(1, Ordering::Relaxed);
             }
+            let origin = Origin { portid, local, peer };
             if core == self.id {
-                self.open(socket, (portid, local, peer));
+                self.open(socket, origin);
             } else if let Some(mailbox) = self.mailboxes.get(core) {
-                mailbox.send(CoreMessage::Accepted { socket, peer, local, portid });
+                mailbox.send(CoreMessage::Accepted { socket, origin });
             }
         }
     }
 
-    fn open(&mut self, socket: std::os::fd::OwnedFd, addresses: (u16, std::net::SocketAddr, std::net::SocketAddr)) {
+    fn open(&mut self, socket: OwnedFd, origin: Origin) {
         let Some(mailbox) = self.mailboxes.get(self.id).cloned() else { return };
         let entry = self.conns.vacant_entry();
         let key = entry.key();
-        let tcp = Connection::new(Arc::clone(&self.tcp_settings), self.now);
-        let conn = entry.insert(Conn::new(socket, tcp, addresses, (mailbox, key)));
-        let watched = match &conn.socket {
-            Some(socket) => self.ring.watch_readable(socket.as_fd(), Token::Connection(key).pack()),
-            None => return,
-        };
-        match watched {
-            Ok(watch) => conn.readable = Some(watch),
-            Err(error) => conn.tcp.handle_end(Some(&error)),
-        }
+        let connection = Connection::new(Arc::clone(&self.tcp_settings), self.now);
+        let link = TcpLink::new(&mut self.ring, socket, connection, Token::Connection(key).pack());
+        let conn = entry.insert(Conn::new(Link::Tcp(Box::new(link)), origin, (mailbox, key)));
         if self.stopping.is_some() {
-            conn.tcp.drain();
+            conn.drain();
         }
-        tracing::debug!(core = self.id, peer = %addresses.2, local = %addresses.1, "connection accepted");
+        tracing::debug!(core = self.id, peer = %origin.peer, local = %origin.local, "connection accepted");
         self.mark_ready(key);
         self.mark_dirty(key);
     }
@@ -371,7 +383,7 @@ impl Core {
             let mut moved = false;
             while let Some((OpId(op), outcome)) = self.backends.poll() {
                 let (key, index) = ((op >> 32) as usize, (op & u64::from(u32::MAX)) as usize);
-                with_conn!(self, key, |conn, cx| conn.tcp.handle_outcome(&mut cx, index, outcome));
+                with_conn!(self, key, |conn, cx| conn.handle_outcome(&mut cx, index, outcome));
                 self.mark_dirty(key);
                 moved = true;
             }
@@ -386,7 +398,7 @@ impl Core {
                 self.shared.hand_back(closed);
                 moved = true;
             }
-            moved |= self.start_disk();
+            moved |= self.disk_backlog.start(&mut self.ring, &mut self.backends, |token| Token::Disk(token).pack());
             moved |= self.flush()?;
             if !moved {
                 return Ok(worked);
@@ -400,7 +412,7 @@ impl Core {
         let mut moved = false;
         while let Some(&key) = self.starved.front() {
             let before = self.shared.pool.in_use();
-            let fed = with_conn!(self, key, |conn, cx| conn.tcp.handle_memory(&mut cx)).unwrap_or(true);
+            let fed = with_conn!(self, key, |conn, cx| conn.handle_memory(&mut cx)).unwrap_or(true);
             moved |= self.shared.pool.in_use() != before;
             self.mark_dirty(key);
             if !fed {
@@ -415,83 +427,19 @@ impl Core {
         moved
     }
 
-    fn start_disk(&mut self) -> bool {
-        let mut moved = false;
-        while let Some(request) = self.disk_backlog.pop_front().or_else(|| self.backends.poll_disk()) {
-            let refused = match request {
-                DiskRequest::Read { file, offset, buf, token } => {
-                    let result = self.ring.read(&file, offset, buf, Token::Disk(token).pack());
-                    result.err().map(|r| match r.reason {
-                        RejectReason::Full { .. } => Err(DiskRequest::Read { file, offset, buf: r.buf, token }),
-                        reason => Ok((token, DiskResult::Read { buf: r.buf, result: Err(io::Error::other(reason)) })),
-                    })
-                }
-                DiskRequest::Write { file, offset, buf, token } => {
-                    let result = self.ring.write(&file, offset, buf, Token::Disk(token).pack());
-                    result.err().map(|r| match r.reason {
-                        RejectReason::Full { .. } => Err(DiskRequest::Write { file, offset, buf: r.buf, token }),
-                        reason => Ok((token, DiskResult::Write { result: Err(io::Error::other(reason)) })),
-                    })
-                }
-                DiskRequest::ReadPart { file, offset, buf, token } => {
-                    let result = self.ring.read_part(&file, offset, buf, Token::Disk(token).pack());
-                    result.err().map(|r| match r.reason {
-                        RejectReason::Full { .. } => Err(DiskRequest::ReadPart { file, offset, buf: r.buf, token }),
-                        reason => {
-                            Ok((token, DiskResult::ReadPart { buf: r.buf, result: Err(io::Error::other(reason)) }))
-                        }
-                    })
-                }
-                DiskRequest::WritePieces { file, offset, bufs, token } => {
-                    let result = self.ring.write_vectored(&file, offset, bufs, Token::Disk(token).pack());
-                    result.err().map(|r| match r.reason {
-                        RejectReason::Full { .. } => Err(DiskRequest::WritePieces { file, offset, bufs: r.buf, token }),
-                        reason => Ok((token, DiskResult::Write { result: Err(io::Error::other(reason)) })),
-                    })
-                }
-                DiskRequest::Sync { file, token } => {
-                    let result = self.ring.fsync(&file, true, Token::Disk(token).pack());
-                    result.err().map(|r| match r.reason {
-                        RejectReason::Full { .. } => Err(DiskRequest::Sync { file, token }),
-                        reason => Ok((token, DiskResult::Sync { result: Err(io::Error::other(reason)) })),
-                    })
-                }
-            };
-            match refused {
-                None => moved = true,
-                Some(Ok((token, result))) => {
-                    self.backends.handle_disk(token, result);
-                    moved = true;
-                }
-                Some(Err(request)) => {
-                    self.disk_backlog.push_front(request);
-                    break;
-                }
-            }
-        }
-        moved
-    }
-
     /// Sends what connections have to say, and closes those that are over.
     fn flush(&mut self) -> io::Result<bool> {
         let mut moved = false;
         for key in std::mem::take(&mut self.dirty) {
             let Some(conn) = self.conns.get_mut(key) else { continue };
             conn.is_dirty = false;
-            if conn.writable.is_none() {
-                let before = conn.tcp.tx().pending();
-                let held_off = !conn.tcp.wants_receive();
-                let full = with_conn!(self, key, |conn, cx| conn.send(&cx)).unwrap_or(false);
-                let Some(conn) = self.conns.get_mut(key) else { continue };
-                moved |= conn.tcp.tx().pending() != before;
-                // What came while its answers waited raised its event then, and nothing else will tell of it.
-                let resume = held_off && conn.tcp.wants_receive();
-                if full && let Some(socket) = &conn.socket {
-                    conn.writable = Some(self.ring.watch_writable_once(socket.as_fd(), Token::Connection(key).pack())?);
-                }
-                if resume {
-                    self.mark_ready(key);
-                }
+            let flushed = match &mut conn.link {
+                Link::Tcp(link) => link.flush(&mut self.ring, Token::Connection(key).pack(), self.now)?,
+                Link::Rdma(link) => link.flush(),
+            };
+            moved |= flushed.moved;
+            if flushed.resume {
+                self.mark_ready(key);
             }
             self.look_after(key);
         }
@@ -500,20 +448,26 @@ impl Core {
 
     fn look_after(&mut self, key: usize) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        if conn.tcp.is_starved() && !conn.is_starved {
+        if conn.wants_memory() && !conn.is_starved {
             conn.is_starved = true;
             self.starved.push_back(key);
         }
-        let Some(reason) = conn.tcp.poll_close().cloned() else { return };
-        if let Some(socket) = conn.socket.take() {
-            // A watch holds the socket: closed without this, the host would not hear of it.
-            for watch in [conn.readable.take(), conn.writable.take()].into_iter().flatten() {
-                self.ring.unwatch(watch);
+        let Some(reason) = conn.poll_close().cloned() else { return };
+        let (ended, closed) = match &mut conn.link {
+            Link::Tcp(link) => {
+                let closed = link.close(&mut self.ring);
+                (closed, closed)
             }
-            drop(socket);
-            if let Some(load) = self.shared.loads.get(self.id) {
-                load.fetch_sub(1, Ordering::Relaxed);
+            Link::Rdma(link) => {
+                let ended = link.disconnect(self.now);
+                let closed = link.close(self.now);
+                if closed && let Some(rdma) = &mut self.rdma {
+                    rdma.give_back(link, &mut self.ring);
+                }
+                (ended, closed)
             }
+        };
+        if ended {
             let peer = conn.transport.peer;
             if reason.is_fault() {
                 tracing::warn!(core = self.id, %peer, %reason, "connection ended");
@@ -521,8 +475,11 @@ impl Core {
                 tracing::debug!(core = self.id, %peer, %reason, "connection ended");
             }
         }
+        if closed && let Some(load) = self.shared.loads.get(self.id) {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
         // The key names this connection's operations until the last of them is back.
-        if conn.tcp.is_idle() && !conn.is_ready && !conn.is_starved {
+        if conn.is_gone() {
             self.conns.remove(key);
         }
     }
@@ -535,12 +492,9 @@ impl Core {
                 self.accept(index);
             }
         }
+        self.tick_rdma();
         for key in self.keys() {
-            with_conn!(self, key, |conn, cx| {
-                if conn.socket.is_some() {
-                    conn.tcp.handle_tick(&mut cx);
-                }
-            });
+            with_conn!(self, key, |conn, cx| conn.handle_tick(&mut cx));
             self.mark_dirty(key);
         }
     }
@@ -567,21 +521,28 @@ impl Core {
         self.now >= deadline + STORAGE_PATIENCE
     }
 
-    fn keys(&self) -> Vec<usize> {
+    pub(super) fn keys(&self) -> Vec<usize> {
         self.conns.iter().map(|(key, _)| key).collect()
+    }
+
+    fn tcp(&mut self, key: usize) -> Option<&mut TcpLink> {
+        match &mut self.conns.get_mut(key)?.link {
+            Link::Tcp(link) => Some(link),
+            Link::Rdma(_) => None,
+        }
     }
 
     fn mark_ready(&mut self, key: usize) {
         if let Some(conn) = self.conns.get_mut(key)
             && !conn.is_ready
-            && conn.socket.is_some()
+            && conn.is_open()
         {
             conn.is_ready = true;
             self.ready.push_back(key);
         }
     }
 
-    fn mark_dirty(&mut self, key: usize) {
+    pub(super) fn mark_dirty(&mut self, key: usize) {
         if let Some(conn) = self.conns.get_mut(key)
             && !conn.is_dirty
         {

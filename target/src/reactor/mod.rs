@@ -6,6 +6,9 @@
 
 mod conn;
 mod core;
+mod disk;
+mod rdma;
+mod tcp;
 
 use std::{
     io,
@@ -26,7 +29,8 @@ use kvof_store::{
     volume::{NamespaceSpec, Volume},
 };
 
-use self::core::Core;
+pub use self::rdma::{RdmaConfig, RdmaListeners};
+use self::{conn::Origin, core::Core, rdma::Requested};
 use crate::{
     backend::{BackendMessage, BackendPart, PoolAttachError, PoolId, PoolPart},
     control::Target,
@@ -66,6 +70,17 @@ pub struct ReactorConfig {
     pub max_disk_ops: usize,
     /// NVMe/TCP.
     pub tcp: TcpSettings,
+    /// NVMe/RDMA; only looked at where there are RDMA ports.
+    pub rdma: RdmaConfig,
+}
+
+/// Where connections come in.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Listening sockets.
+    pub tcp: Vec<Listener>,
+    /// RDMA ports. Without any, nothing of RDMA is touched.
+    pub rdma: Option<RdmaListeners>,
 }
 
 /// A listening socket.
@@ -95,10 +110,9 @@ pub struct StartError {
 enum CoreMessage {
     Accepted {
         socket: OwnedFd,
-        peer: SocketAddr,
-        local: SocketAddr,
-        portid: u16,
+        origin: Origin,
     },
+    Requested(Box<Requested>),
     Backend {
         from: usize,
         message: BackendMessage,
@@ -151,6 +165,8 @@ struct Shared {
     target: Arc<Target>,
     pool: Pool,
     config: ReactorConfig,
+    /// There are RDMA ports.
+    uses_rdma: bool,
     /// Connections on each core.
     loads: Vec<AtomicUsize>,
     /// Which cores have no connections any more; only told while stopping.
@@ -196,7 +212,7 @@ impl Reactors {
         target: Arc<Target>,
         pool: Pool,
         storage: Storage,
-        listeners: Vec<Listener>,
+        listeners: Listeners,
     ) -> Result<Self, StartError> {
         let cores = config.cores.max(1);
         let (hand_back, closed) = mpsc::channel();
@@ -207,6 +223,7 @@ impl Reactors {
             at_rest: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             failed: AtomicBool::new(false),
             closed: hand_back,
+            uses_rdma: listeners.rdma.is_some(),
             config,
         });
         // Every core's mailbox must be known to every other before the first of them runs, but an event loop belongs to
@@ -364,7 +381,7 @@ impl Drop for Reactors {
 /// What a core gets once all cores exist.
 struct Start {
     mailboxes: Vec<Mailbox>,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
 }
 
 fn open_loop(core: usize, config: &ReactorConfig) -> io::Result<EventLoop> {

@@ -20,9 +20,9 @@ use kvof_target::{
     control::{Target, TargetLimits},
     model::{
         Durability, KvStorageDef, NamespaceDef, NamespaceKindDef, NamespaceMode, PoolDef, PoolLimits, PoolUse, PortDef,
-        StorageDef, SubsystemDef, TargetDef,
+        StorageDef, SubsystemDef, TargetDef, TransportKind,
     },
-    reactor::{Listener, ReactorConfig, Reactors, Storage},
+    reactor::{Listener, Listeners, RdmaConfig, ReactorConfig, Reactors, Storage},
     transport::tcp::{TcpSettings, TcpTimers},
 };
 
@@ -149,7 +149,7 @@ fn definition(options: &Options, address: SocketAddr) -> TargetDef {
         namespaces,
     };
     TargetDef {
-        ports: vec![PortDef { portid: 1, listen: address, advertise: None }],
+        ports: vec![PortDef { portid: 1, transport: TransportKind::Tcp, listen: address, advertise: None }],
         subsystems: vec![subsystem],
         referrals: Vec::new(),
         pools: options.pool.iter().cloned().collect(),
@@ -189,8 +189,9 @@ impl Rig {
             transfer_max: options.limits.mdts,
             max_disk_ops: 64,
             tcp: options.tcp,
+            rdma: RdmaConfig::default(),
         };
-        let listeners = vec![Listener { socket, portid: 1, local: address }];
+        let listeners = Listeners { tcp: vec![Listener { socket, portid: 1, local: address }], rdma: None };
         let reactors = Reactors::start(config, Arc::clone(&target), pool.clone(), storage, listeners).unwrap();
         Self { reactors: Some(reactors), target, pool, address, cores: options.cores, definition, handle }
     }

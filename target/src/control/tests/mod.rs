@@ -12,6 +12,7 @@ mod log_pages;
 mod pools;
 mod reload;
 mod reset;
+mod transports;
 
 use std::{
     sync::{
@@ -71,13 +72,22 @@ pub(super) fn subsystem(name: &str, namespaces: Vec<NamespaceDef>) -> SubsystemD
 
 /// Two ports, a referral, an open subsystem with KV and NVM namespaces, and one for a single host.
 pub(super) fn definition() -> TargetDef {
-    let port = |portid, listen: &str| PortDef { portid, listen: listen.parse().unwrap(), advertise: None };
+    let port = |portid, listen: &str| PortDef {
+        portid,
+        transport: TransportKind::Tcp,
+        listen: listen.parse().unwrap(),
+        advertise: None,
+    };
     let namespaces = vec![kv_namespace(1), nvm_namespace(2, StorageDef::Memory), kv_namespace(9)];
     let private = SubsystemDef { allowed_hosts: Some(vec![nqn(FRIEND)]), ..subsystem(PRIVATE, Vec::new()) };
     TargetDef {
         ports: vec![port(1, "0.0.0.0:4420"), port(2, "[2001:db8::2]:4421")],
         subsystems: vec![subsystem(SUBSYSTEM, namespaces), private],
-        referrals: vec![ReferralDef { traddr: "198.51.100.1:8009".parse().unwrap(), portid: 77 }],
+        referrals: vec![ReferralDef {
+            transport: TransportKind::Tcp,
+            traddr: "198.51.100.1:8009".parse().unwrap(),
+            portid: 77,
+        }],
         pools: Vec::new(),
     }
 }
@@ -105,9 +115,13 @@ impl Rig {
     }
 
     pub(super) fn transport(&self) -> QueueTransport {
+        self.transport_of(TransportKind::Tcp)
+    }
+
+    pub(super) fn transport_of(&self, kind: TransportKind) -> QueueTransport {
         let wakes = Arc::clone(&self.wakes);
         QueueTransport {
-            kind: TransportKind::Tcp,
+            kind,
             portid: 1,
             local: "192.0.2.1:4420".parse().unwrap(),
             peer: "192.0.2.200:50000".parse().unwrap(),

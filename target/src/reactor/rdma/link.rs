@@ -1,0 +1,208 @@
+//! An RDMA connection on its core: the queue pair, and how its protocol drives it.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use kvof_io::{HeapBuf, RdmaBuf};
+use kvof_rdma::{Endpoint, Event, WorkCompletion, WorkError};
+use kvof_spec::IntoBytes;
+
+use super::super::tcp::Flushed;
+use crate::{
+    namespace::DataOut,
+    queue::{Cx, Landing},
+    transport::{
+        CloseReason,
+        rdma::{Action, Connection},
+    },
+};
+
+/// Capsules and ends of transfers of one connection before others have their turn.
+const EVENT_BUDGET: usize = 16;
+/// How long the device has to give back what is under way once the connection is over.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection and its queue pair.
+#[derive(Debug)]
+pub(in super::super) struct RdmaLink {
+    /// `None` once the connection is over and only waits for its last backend operations.
+    endpoint: Option<Endpoint<RdmaBuf>>,
+    pub(in super::super) connection: Connection,
+    /// What the device has told, and nobody has looked at yet. Bounded by the depth of the queue pair.
+    events: VecDeque<Event<RdmaBuf>>,
+    /// The completion queue, in the core's list.
+    pub(super) queue: usize,
+    /// Bytes of its capsules' memory.
+    pub(super) capsules: u64,
+    /// The connection is over, and the queue pair was told.
+    is_over: bool,
+    /// When the queue pair is destroyed whatever is under way.
+    deadline: Option<Instant>,
+}
+
+impl RdmaLink {
+    /// A connection over `endpoint`, which has room in the core's completion queue `queue` and `capsules` bytes of memory.
+    pub(super) fn new(endpoint: Endpoint<RdmaBuf>, connection: Connection, queue: usize, capsules: u64) -> Self {
+        Self {
+            endpoint: Some(endpoint),
+            connection,
+            events: VecDeque::new(),
+            queue,
+            capsules,
+            is_over: false,
+            deadline: None,
+        }
+    }
+
+    /// Whether there is a queue pair.
+    pub(in super::super) const fn is_open(&self) -> bool {
+        self.endpoint.is_some()
+    }
+
+    /// Takes a completion; true if there is something to [`Self::receive`]. `scratch` is empty, and is left so.
+    pub(super) fn handle_completion(&mut self, completion: WorkCompletion, scratch: &mut Vec<Event<RdmaBuf>>) -> bool {
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.handle(completion, scratch);
+            self.events.extend(scratch.drain(..));
+        }
+        !self.events.is_empty()
+    }
+
+    /// Handles what has come, up to a budget; true if there is more.
+    pub(in super::super) fn receive(&mut self, cx: &mut Cx<'_>) -> bool {
+        for _ in 0..EVENT_BUDGET {
+            let Some(event) = self.events.pop_front() else { return false };
+            self.handle_event(cx, event);
+        }
+        !self.events.is_empty()
+    }
+
+    fn handle_event(&mut self, cx: &mut Cx<'_>, event: Event<RdmaBuf>) {
+        match event {
+            Event::Received { slot, .. } => {
+                let Some(endpoint) = &mut self.endpoint else { return };
+                self.connection.handle_capsule(cx, endpoint.received(slot));
+                endpoint.release(slot);
+            }
+            Event::Fetched { token, memory, result } => {
+                if let Err(error) = result {
+                    self.note(error);
+                }
+                match returned(memory) {
+                    Some(landing) => self.connection.handle_fetched(cx, token, landing, result),
+                    // Only landings are fetched into, so that this does not happen.
+                    None => self.connection.handle_end(CloseReason::Rdma("other memory came back".to_owned())),
+                }
+            }
+            Event::Sent { token, result, .. } => {
+                if let Err(error) = result {
+                    self.note(error);
+                }
+                self.connection.handle_sent(cx.now, token);
+            }
+            Event::Failed(error) => self.note(error),
+            // Nothing is ever exposed.
+            Event::Concealed { .. } => {}
+        }
+    }
+
+    /// Something has failed, and the connection with it. What is flushed without a failure before it shared the fate of a
+    /// connection that the host has ended.
+    fn note(&mut self, error: WorkError) {
+        self.connection.handle_end(if error.is_flush() {
+            CloseReason::Host
+        } else {
+            CloseReason::Rdma(error.to_string())
+        });
+    }
+
+    /// Gives the device what the connection wants of it.
+    pub(in super::super) fn flush(&mut self) -> Flushed {
+        let mut moved = false;
+        while let Some(action) = self.connection.poll_action() {
+            moved = true;
+            // Without a queue pair the connection is over, and nobody waits for it.
+            let Some(endpoint) = &mut self.endpoint else { continue };
+            match action {
+                Action::Fetch { token, landing, segments } => match lend(landing) {
+                    Some(memory) => endpoint.fetch(token, memory, &segments),
+                    None => self.connection.handle_end(CloseReason::Rdma("no memory for admin data".to_owned())),
+                },
+                Action::Respond { token, data, cqe, invalidate } => {
+                    let invalidate = invalidate.filter(|_| endpoint.device().limits().remote_invalidate);
+                    match data {
+                        None => endpoint.respond(token, None, cqe.as_bytes(), invalidate),
+                        Some((data, segments)) => match memory(data) {
+                            Some(data) => endpoint.respond(token, Some((data, &segments)), cqe.as_bytes(), invalidate),
+                            // Regions are checked before they are read, so that this does not happen.
+                            None => self.connection.handle_end(CloseReason::Rdma("data out of bounds".to_owned())),
+                        },
+                    }
+                }
+            }
+        }
+        // What cannot be posted comes back without a completion.
+        if let Some(endpoint) = self.endpoint.as_mut().filter(|endpoint| endpoint.has_events()) {
+            let mut events = Vec::new();
+            endpoint.take_events(&mut events);
+            self.events.extend(events);
+        }
+        Flushed { moved, resume: !self.events.is_empty() }
+    }
+
+    /// The connection is over: ends it at the host too. True the first time.
+    pub(in super::super) fn disconnect(&mut self, now: Instant) -> bool {
+        if std::mem::replace(&mut self.is_over, true) {
+            return false;
+        }
+        self.deadline = self.deadline.or(Some(now + LINGER));
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.disconnect();
+        }
+        true
+    }
+
+    /// The device goes away, and gives nothing back.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        self.connection.handle_end(CloseReason::DeviceRemoved);
+        self.deadline = Some(now);
+    }
+
+    /// Destroys the queue pair if nothing is under way any more, or that has taken too long; true if it did.
+    pub(in super::super) fn close(&mut self, now: Instant) -> bool {
+        let is_over = self.endpoint.as_ref().is_some_and(Endpoint::is_quiet) && self.events.is_empty();
+        if self.endpoint.is_none() || !(is_over || self.deadline.is_some_and(|at| at <= now)) {
+            return false;
+        }
+        self.events.clear();
+        self.endpoint = None;
+        true
+    }
+}
+
+/// What the device fills; `None` where the system has no memory.
+fn lend(landing: Landing) -> Option<RdmaBuf> {
+    match landing {
+        Landing::Pool(buf) => Some(RdmaBuf::Pool(buf)),
+        Landing::Heap(bytes) => HeapBuf::new(bytes.len()).map(RdmaBuf::Heap),
+    }
+}
+
+/// The landing that was lent as `memory`.
+fn returned(memory: RdmaBuf) -> Option<Landing> {
+    match memory {
+        RdmaBuf::Pool(buf) => Some(Landing::Pool(buf)),
+        RdmaBuf::Heap(bytes) => Some(Landing::Heap(bytes.to_vec())),
+        _ => None,
+    }
+}
+
+/// What a device can send of `data`; `None` for what lies outside of its region.
+fn memory(data: DataOut) -> Option<RdmaBuf> {
+    match data {
+        DataOut::Shared(buf) => Some(buf.into()),
+        DataOut::Region { region, offset, len } => region.slice(offset as u64, len).ok().map(RdmaBuf::Region),
+    }
+}
