@@ -59,5 +59,6 @@ fn run(command: &Command, output: &mut Output) -> anyhow::Result<Exit> {
         Command::Replace(args) => commands::replace::run(args, output),
         Command::RemoveNamespace(args) => commands::remove_namespace::run(args, output),
         Command::Dump(args) => commands::dump::run(args, output),
+        Command::Doctor(args) => commands::doctor::run(args, output),
     }
 }

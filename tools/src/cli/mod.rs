@@ -10,8 +10,8 @@ use clap::{Parser, Subcommand};
 use crate::{
     bench::BenchArgs,
     commands::{
-        conformance::ConformanceArgs, delete::DeleteArgs, discover::DiscoverArgs, dump::DumpArgs, exist::ExistArgs,
-        format::FormatArgs, info::InfoArgs, list::ListArgs, remove_namespace::RemoveNamespaceArgs,
+        conformance::ConformanceArgs, delete::DeleteArgs, discover::DiscoverArgs, doctor::DoctorArgs, dump::DumpArgs,
+        exist::ExistArgs, format::FormatArgs, info::InfoArgs, list::ListArgs, remove_namespace::RemoveNamespaceArgs,
         replace::ReplaceArgs, retrieve::RetrieveArgs, store::StoreArgs, verify::VerifyArgs,
     },
     failure::EXIT_HELP,
@@ -67,6 +67,7 @@ pub(crate) enum Command {
     Replace(ReplaceArgs),
     RemoveNamespace(RemoveNamespaceArgs),
     Dump(DumpArgs),
+    Doctor(DoctorArgs),
 }
 
 /// Starts the log, if it is asked for.

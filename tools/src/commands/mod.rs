@@ -3,6 +3,7 @@
 pub(crate) mod conformance;
 pub(crate) mod delete;
 pub(crate) mod discover;
+pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod exist;
 pub(crate) mod format;

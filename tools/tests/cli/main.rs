@@ -5,6 +5,7 @@
 
 mod bench;
 mod conformance;
+mod doctor;
 mod finding;
 mod keys;
 mod pool;

@@ -1,0 +1,229 @@
+//! The way to an address, step by step: name, route, connection, NVMe, discovery, subsystems. The first step that fails says
+//! why, and is the last.
+
+mod rdma;
+mod tcp;
+
+use std::{
+    net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use kvof_initiator::{
+    Address, ConnectOptions, ConnectionError, Controller, DiscoveryEntry, Error, SubsystemType, blocking::block_on,
+    discover,
+};
+use serde::{Serialize, Serializer};
+
+use crate::units::count;
+
+/// Subsystems that are tried; there are rarely more than two.
+const SUBSYSTEMS_MAX: usize = 8;
+
+#[derive(Serialize)]
+pub(super) struct Reach {
+    pub(super) address: String,
+    pub(super) steps: Vec<Step>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Step {
+    pub(super) name: &'static str,
+    pub(super) ok: bool,
+    pub(super) detail: String,
+    /// What to do, line by line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) fix: Vec<String>,
+    /// What it took, where that says something.
+    #[serde(rename = "seconds", skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
+    pub(super) time: Option<Duration>,
+}
+
+fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(serializer)
+}
+
+impl Step {
+    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, ok: true, detail: detail.into(), fix: Vec::new(), time: None }
+    }
+
+    fn failed(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, ok: false, detail: detail.into(), fix: Vec::new(), time: None }
+    }
+
+    fn fix(mut self, line: impl Into<String>) -> Self {
+        self.fix.push(line.into());
+        self
+    }
+
+    fn took(mut self, since: Instant) -> Self {
+        self.time = Some(since.elapsed());
+        self
+    }
+}
+
+/// That a step has failed, and is written down.
+struct Stop;
+
+impl Reach {
+    /// Goes to `address` as a host with `options` would.
+    pub(super) fn go(address: &Address, options: &ConnectOptions) -> Self {
+        let mut reach = Self { address: address.to_string(), steps: Vec::new() };
+        let _ = reach.walk(address, options);
+        reach
+    }
+
+    pub(super) fn succeeded(&self) -> bool {
+        self.steps.iter().all(|step| step.ok)
+    }
+
+    fn walk(&mut self, address: &Address, options: &ConnectOptions) -> Result<(), Stop> {
+        let addresses = self.resolve(address)?;
+        if self.address.starts_with("rdma://") {
+            rdma::walk(self, &addresses, options.connect_timeout)?;
+        } else {
+            let reachable = self.route(&addresses)?;
+            tcp::walk(self, &reachable, options.connect_timeout)?;
+        }
+        self.nvme(address, options)
+    }
+
+    fn add(&mut self, step: Step) -> Result<(), Stop> {
+        let ok = step.ok;
+        self.steps.push(step);
+        if ok { Ok(()) } else { Err(Stop) }
+    }
+
+    fn resolve(&mut self, address: &Address) -> Result<Vec<SocketAddr>, Stop> {
+        let begin = Instant::now();
+        let host = address.host();
+        let found = (host, address.port()).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+        let step = match &found {
+            Ok(addresses) if !addresses.is_empty() => {
+                let ips: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+                if host.parse::<IpAddr>().is_ok() {
+                    Step::ok("name", format!("{host} is an address"))
+                } else {
+                    Step::ok("name", format!("{host} is {}", ips.join(", "))).took(begin)
+                }
+            }
+            Ok(_) => Step::failed("name", format!("{host} has no address")),
+            Err(error) => Step::failed("name", format!("{host} cannot be resolved: {error}"))
+                .fix(format!("getent hosts {host}; or give an IP address")),
+        };
+        self.add(step)?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// Which addresses there is a route to, by connecting a UDP socket, which sends nothing.
+    fn route(&mut self, addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>, Stop> {
+        let mut found = Vec::new();
+        let (mut ways, mut errors) = (Vec::new(), Vec::new());
+        for &address in addresses {
+            match source(address) {
+                Ok(from) => {
+                    ways.push(format!("to {} from {from}", address.ip()));
+                    found.push(address);
+                }
+                Err(error) => errors.push(format!("none to {}: {error}", address.ip())),
+            }
+        }
+        if found.is_empty() {
+            let first = addresses.first().map_or(String::new(), |address| address.ip().to_string());
+            self.add(
+                Step::failed("route", errors.join("; "))
+                    .fix(format!("ip route get {first}; give an interface an address of that network, or a gateway")),
+            )?;
+        } else {
+            self.add(Step::ok("route", ways.into_iter().chain(errors).collect::<Vec<_>>().join("; ")))?;
+        }
+        Ok(found)
+    }
+
+    /// Discovery, and a controller of each subsystem that is at this address.
+    fn nvme(&mut self, address: &Address, options: &ConnectOptions) -> Result<(), Stop> {
+        let begin = Instant::now();
+        let entries = match block_on(discover(address, options)) {
+            Ok(entries) => entries,
+            Err(error) => return self.add(nvme_error("discovery", &error)),
+        };
+        let named: Vec<&DiscoveryEntry> = entries.iter().filter(|e| e.subtype == SubsystemType::NVM).collect();
+        let here = subsystems_at(address, &named);
+        let step = Step::ok("discovery", format!("tells of {}", count(named.len() as u64, "subsystem", "subsystems")));
+        self.add(step.took(begin))?;
+        if here.is_empty() {
+            let elsewhere: Vec<String> = named
+                .iter()
+                .map(|entry| format!("{} at {}://{} {}", entry.subnqn, entry.transport(), entry.traddr, entry.trsvcid))
+                .collect();
+            return self.add(if elsewhere.is_empty() {
+                Step::failed("subsystems", format!("none that {} may use", options.hostnqn)).fix(
+                    "name this host in allowed_hosts of the target's configuration, or give another name by --hostnqn",
+                )
+            } else {
+                Step::ok("subsystems", format!("not at this address: {}", elsewhere.join(", ")))
+            });
+        }
+        for nqn in here.into_iter().take(SUBSYSTEMS_MAX) {
+            let begin = Instant::now();
+            self.add(match block_on(controller(address, nqn, options)) {
+                Ok(text) => Step::ok("subsystem", format!("{nqn}: {text}")).took(begin),
+                Err(error) => nvme_error("subsystem", &error),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The address that packets to `to` are sent from.
+fn source(to: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// Names of the subsystems that discovery puts at `address`, or at no address in particular.
+fn subsystems_at<'a>(address: &Address, entries: &[&'a DiscoveryEntry]) -> Vec<&'a str> {
+    let scheme = address.to_string();
+    let is_here = |entry: &&&DiscoveryEntry| {
+        let any = matches!(entry.traddr.as_str(), "0.0.0.0" | "::");
+        let same_transport = scheme.starts_with(&format!("{}://", entry.transport()));
+        same_transport
+            && entry.trsvcid == address.port().to_string()
+            && (any || entry.traddr == address.host() || address.host().parse::<IpAddr>().is_err())
+    };
+    let mut names: Vec<&str> = entries.iter().filter(is_here).map(|entry| entry.subnqn.as_str()).collect();
+    names.dedup();
+    names
+}
+
+/// Connects to a subsystem with one I/O queue, and says what it has.
+async fn controller(address: &Address, nqn: &str, options: &ConnectOptions) -> Result<String, Error> {
+    let mut options = options.clone();
+    options.io_queues = 1;
+    let controller = Controller::connect(address, nqn, &options).await?;
+    let namespaces = controller.namespaces().await;
+    controller.disconnect().await;
+    let namespaces = namespaces?;
+    let each: Vec<String> = namespaces.iter().map(|ns| format!("{} ({})", ns.nsid, ns.csi)).collect();
+    let number = count(namespaces.len() as u64, "namespace", "namespaces");
+    Ok(if each.is_empty() { number } else { format!("{number}: {}", each.join(", ")) })
+}
+
+fn nvme_error(name: &'static str, error: &Error) -> Step {
+    let step = Step::failed(name, error.to_string());
+    match error {
+        Error::Connect { cause: ConnectionError::ConnectTimeout(_), .. } | Error::Timeout { .. } => step.fix(
+            "something takes connections there and does not speak NVMe over Fabrics; look at what listens on the port",
+        ),
+        Error::Connect { .. } | Error::ConnectionLost { .. } => step.fix(
+            "what listens there does not speak NVMe over this transport, or refuses its parameters; its log says more",
+        ),
+        Error::Refused { .. } => {
+            step.fix("the target decides who may connect: allowed_hosts, and --hostnqn of this host")
+        }
+        _ => step,
+    }
+}
