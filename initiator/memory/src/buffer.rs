@@ -30,7 +30,7 @@ pub enum MemoryKind {
         device: u32,
     },
     /// Memory of the simulated device, for tests.
-    #[cfg(feature = "simulated")]
+    #[cfg(any(test, feature = "simulated"))]
     Simulated,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for MemoryKind {
             Self::Host => f.write_str("host"),
             Self::Region => f.write_str("region"),
             Self::Cuda { device } => write!(f, "cuda:{device}"),
-            #[cfg(feature = "simulated")]
+            #[cfg(any(test, feature = "simulated"))]
             Self::Simulated => f.write_str("simulated"),
         }
     }

@@ -18,6 +18,8 @@ mod error;
 mod host;
 mod parts;
 mod region;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
 pub mod staging;
 
 pub use buffer::{BUFFER_ALIGN, Buffer, MemoryKind, RdmaPath};

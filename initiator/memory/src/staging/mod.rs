@@ -1,6 +1,9 @@
-//! Copies between device memory and host memory that run beside everything else.
+//! The way of values between device memory and the network where a CPU has to carry them: through a few pinned pieces
+//! of host memory. While one piece is on the wire the next is being copied.
 //!
-//! [`DeviceCopy`] is what a device has to offer: it takes a [`Job`] and gives it back when the copy is over.
+//! [`Stager`] has the logic: which bytes are copied when, and in which piece; it is one connection's, knows no clock and no
+//! socket, and never waits. [`DeviceCopy`] is what a device has to offer: it takes a [`Job`] and gives it back when the
+//! copy is over, in any order.
 
 use std::{fmt, os::fd::BorrowedFd, sync::Arc};
 
@@ -11,9 +14,16 @@ use rustix::{
 
 use crate::{CopyError, MemoryKind, device::DeviceMemory};
 
+mod incoming;
+mod outgoing;
 mod piece;
+mod stager;
+#[cfg(test)]
+mod tests;
 
+pub use outgoing::Ready;
 pub use piece::Piece;
+pub use stager::{Stager, StagingLimits, TransferId};
 
 /// A range of device memory. It keeps the memory from being freed, and nothing else: whoever copies from or to it is to
 /// own the [`Buffer`](crate::Buffer) meanwhile.
@@ -57,6 +67,18 @@ impl DeviceRange {
     /// Where it starts, in the device's addresses.
     pub(crate) fn address(&self) -> u64 {
         self.memory.address() + self.start as u64
+    }
+
+    /// Copies the range to the host, and waits.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(crate) fn read(&self, into: &mut [u8]) -> Result<(), CopyError> {
+        self.memory.read(self.start, into)
+    }
+
+    /// Copies to the range, and waits.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(crate) fn write(&self, from: &[u8]) -> Result<(), CopyError> {
+        self.memory.write(self.start, from)
     }
 
     pub(crate) fn copier(&self, bell: Arc<CopyBell>) -> Result<Box<dyn DeviceCopy>, CopyError> {
