@@ -1,4 +1,5 @@
 # What nvme-cli reads of the controller and its namespaces has the fields that hosts rely on.
+# transport: tcp rdma
 target_start
 connect $kv
 node $kv 1
@@ -15,6 +16,7 @@ json $work/id-ctrl \
     '.ioccsz >= 4 and .iorcsz >= 1 and .icdoff == 0' \
     '.maxcmd > 0' \
     '.sgls % 4 != 0' \
+    "(.sgls / 4 | floor) % 2 == $([ $transport = rdma ] && echo 1 || echo 0)" \
     '(.lpa / 2 | floor) % 2 == 1' \
     '.nn >= 7' \
     '.mn | startswith("kvof")'

@@ -1,4 +1,5 @@
 # Store, Retrieve, Exist, List and Delete as a person would send them, by nvme io-passthru to /dev/ngXnY.
+# transport: tcp rdma
 target_start
 connect $kv
 node $kv 1

@@ -1,4 +1,5 @@
 # The whole conformance suite through the kernel's passthrough, on namespaces with two different limits.
+# transport: tcp rdma
 # limit: 120
 target_start
 connect $kv

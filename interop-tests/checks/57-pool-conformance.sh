@@ -1,4 +1,5 @@
 # The whole conformance suite through the kernel's passthrough on a pool of five devices, one of them parity: whole, and with one lost.
+# transport: tcp rdma
 # limit: 240
 # target: may end
 # target-log: a device of the pool is not there|pool is degraded

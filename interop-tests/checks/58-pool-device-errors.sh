@@ -4,16 +4,7 @@
 # cpus: 2
 # target: may end
 # target-log: device failed|a device of the pool is not there|takes no more changes|cannot be read|beyond repair|degraded
-dm_devices 5 96
-"$KVOF" format --name flash --profile 4+1 "${devices[@]}"
-pool_config "${devices[@]}"
-target_stop
-target_start
-connect $pool_subsystem
-node $pool_subsystem 1
-ng=/dev/ng$node
-sectors=$(blockdev --getsz "${devices[0]}")
-"$KVOF_GUEST" keep $ng --keys 64
+failing_pool
 
 # One device refuses everything from one moment to the next.
 "$KVOF_GUEST" loop-io $ng --seconds 8 --threads 4 >$work/loop &

@@ -3,17 +3,8 @@
 # cpus: 2
 # target: may end
 # target-log: device failed|degraded
-dm_devices 5 96
 modprobe dm_flakey
-"$KVOF" format --name flash --profile 4+1 "${devices[@]}"
-pool_config "${devices[@]}"
-target_stop
-target_start
-connect $pool_subsystem
-node $pool_subsystem 1
-ng=/dev/ng$node
-sectors=$(blockdev --getsz "${devices[0]}")
-"$KVOF_GUEST" keep $ng --keys 64
+failing_pool
 
 # Up and down for a second each.
 "$KVOF_GUEST" loop-io $ng --seconds 8 --threads 4 >$work/loop &

@@ -1,4 +1,5 @@
 # Values of every size up to the kernel's limit, and one byte more: refused by the kernel beyond MDTS, by the target beyond KVVML.
+# transport: tcp rdma
 # limit: 120
 target_start
 connect $kv

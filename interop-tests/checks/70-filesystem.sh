@@ -1,4 +1,5 @@
 # A file system on the NVM namespace: made, filled, checked, and the same after the host has left and come back.
+# transport: tcp rdma
 target_start
 connect $block
 node $block 1

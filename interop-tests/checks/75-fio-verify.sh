@@ -1,4 +1,5 @@
 # fio writes every size of block at random over the NVM namespace, with many in flight, and reads all of it back.
+# transport: tcp rdma
 # cpus: 2
 # limit: 120
 target_start

@@ -1,13 +1,18 @@
 # Two hosts, by NQN and identifier, on one subsystem at the same time: both see the same data, and one's leaving disturbs nothing.
+# transport: tcp rdma
 # cpus: 2
 # limit: 90
 target_start
 # With multipath the kernel would make one disk of both; without it each connection has a node of its own.
 host_modules N
-connect $kv --hostnqn=$host_a --hostid=$hostid_a
+# Each by a way of its own: nvme-cli 2.3 does not look at the host when it asks whether there is a connection already.
+case $transport in
+    tcp) way_a=(-a $address) way_b=(-a $address6) ;;
+    rdma) way_a=(-w $host1_address) way_b=(-w $host2_address) ;;
+esac
+connect $kv --hostnqn=$host_a --hostid=$hostid_a "${way_a[@]}"
 a=$ctrl
-# Over the other address: nvme-cli 2.3 does not look at the host when it asks whether there is a connection already.
-connect $kv --hostnqn=$host_b --hostid=$hostid_b -a ::1
+connect $kv --hostnqn=$host_b --hostid=$hostid_b "${way_b[@]}"
 b=$ctrl
 [ "$(<"/sys/class/nvme/$a/cntlid")" != "$(<"/sys/class/nvme/$b/cntlid")" ]
 # Only the first namespace's nodes matter: ngXnY of each controller, with the same nsid.

@@ -1,4 +1,5 @@
 # A namespace that is added while the target serves appears at a connected host by itself, and goes when it is removed.
+# transport: tcp rdma
 target_start
 connect $private --hostnqn=$host_a --hostid=$hostid_a
 node $private 1

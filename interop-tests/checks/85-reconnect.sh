@@ -1,8 +1,9 @@
 # The target is killed and started again under I/O: the kernel reconnects by itself, block I/O only waits, no byte is wrong.
+# transport: tcp rdma
 # cpus: 2
 # target: may end
 # limit: 90
-# kernel-log: Property Set error|starting error recovery|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|failed nvme_keep_alive|failed to .*abort|rescanning
+# connection: may be lost
 target_start
 options="--reconnect-delay=1 --ctrl-loss-tmo=60 --keep-alive-tmo=5"
 connect $kv $options

@@ -1,6 +1,7 @@
 # A target that stops answering: the kernel notices by keep alive, gives the connection up, and comes back when the target does.
+# transport: tcp rdma
 # limit: 60
-# kernel-log: Property Set error|failed nvme_keep_alive|starting error recovery|imeout|timed out|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|Connect command failed|failed to connect queue|abort
+# connection: may be lost
 target_start
 connect $kv --keep-alive-tmo=2 --reconnect-delay=1
 node $kv 1

@@ -1,10 +1,20 @@
 # A host that disconnects leaves nothing in the target: no connection, no descriptor, no controller (their number is limited).
+# transport: tcp rdma
 target_start
 open_files() { local files=("/proc/$(target_pid)/fd/"*); echo ${#files[@]}; }
-connections() { awk '$4 == "01" && $2 ~ /:1144$/' /proc/net/tcp /proc/net/tcp6 | wc -l; }
+case $transport in
+    tcp) connections() { awk '$4 == "01" && $2 ~ /:1144$/' /proc/net/tcp /proc/net/tcp6 | wc -l; } ;;
+    rdma)
+        connections() { rdma resource show qp link rxe-port1 | grep -c ' type RC ' || true; }
+        # The first connection makes what the target then keeps for its device.
+        connect $kv --nr-io-queues=1
+        disconnect_all
+        ;;
+esac
 settled() { [ "$(connections)" = 0 ] && [ "$(open_files)" = "$before" ]; }
+unconnected() { [ "$(connections)" = 0 ]; }
+wait_for 5 unconnected
 before=$(open_files)
-expect "connections at first" "$(connections)" 0
 limit=$(sed -n 's/^controllers = //p' "$config")
 for (( i = 0; i <= limit; i++ )); do
     connect $kv --nr-io-queues=1

@@ -1,6 +1,7 @@
 # A second target on the same port says so and fails; SIGTERM ends the first one orderly, with its hosts connected.
+# transport: tcp rdma
 # target: may end
-# kernel-log: Property Set error|starting error recovery|failed to (connect socket|send request)|Failed reconnect attempt|Reconnecting in|failed nvme_keep_alive|timed out|abort
+# connection: may be lost
 target_stop
 target_start
 refuses "$KVOF_TARGET" --config "$config"

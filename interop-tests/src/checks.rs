@@ -5,11 +5,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::binaries::Binaries;
 use crate::{End, Guest, Kernel, Tail, repository};
+
+/// What the hosts of a guest connect by. A check says which it is for: `# transport: tcp rdma`; one that says nothing is for TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// NVMe/TCP, over loopback.
+    Tcp,
+    /// NVMe/RDMA, over Soft-RoCE.
+    Rdma,
+}
+
+impl Transport {
+    /// Both, in the order they are run.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Rdma];
+
+    /// As checks and the command line name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
+        }
+    }
+}
 
 /// What came of one check.
 #[derive(Clone, Debug)]
@@ -29,6 +52,8 @@ pub struct CheckResult {
 pub struct Report {
     /// `uname -r` of the kernel.
     pub kernel: String,
+    /// What the hosts connected by.
+    pub transport: Transport,
     /// Every check that was to run, in order.
     pub checks: Vec<CheckResult>,
     /// From starting the emulator to the first check.
@@ -70,8 +95,9 @@ impl fmt::Display for Report {
         let (boot, total) = (self.boot.as_secs_f64(), self.total.as_secs_f64());
         write!(
             f,
-            "  Linux {}: {} checks, {failed} failed; boot {boot:.1} s, {total:.1} s in all",
+            "  Linux {}, {}: {} checks, {failed} failed; boot {boot:.1} s, {total:.1} s in all",
             self.kernel,
+            self.transport.name(),
             self.checks.len()
         )
     }
@@ -95,11 +121,11 @@ enum EventKind {
     End,
 }
 
-/// The files of all checks, in the order they run; with `only`, those whose name contains it.
+/// The files of all checks for `transport`, in the order they run; with `only`, those whose name contains it.
 ///
 /// # Errors
-/// When the folder cannot be read, or no check has that in its name.
-pub fn files(only: Option<&str>) -> Result<Vec<PathBuf>> {
+/// When the folder or a check cannot be read.
+pub fn files(transport: Transport, only: Option<&str>) -> Result<Vec<PathBuf>> {
     let dir = repository().join("interop-tests/checks");
     let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut files: Vec<PathBuf> = entries
@@ -111,8 +137,28 @@ pub fn files(only: Option<&str>) -> Result<Vec<PathBuf>> {
     if let Some(only) = only {
         files.retain(|file| name(file).contains(only));
     }
-    ensure!(!files.is_empty(), "no check in {} has {:?} in its name", dir.display(), only.unwrap_or_default());
-    Ok(files)
+    let mut chosen = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        if transports(&text).with_context(|| file.display().to_string())?.contains(&transport) {
+            chosen.push(file);
+        }
+    }
+    Ok(chosen)
+}
+
+/// The transports that a check's text says it is for.
+fn transports(text: &str) -> Result<Vec<Transport>> {
+    let Some(words) = text.lines().find_map(|line| line.strip_prefix("# transport: ")) else {
+        return Ok(vec![Transport::Tcp]);
+    };
+    words
+        .split_whitespace()
+        .map(|word| {
+            let known = Transport::ALL.into_iter().find(|transport| transport.name() == word);
+            known.with_context(|| format!("'# transport: {words}': {word} is none; write tcp, rdma or both"))
+        })
+        .collect()
 }
 
 /// A check's name: its file's, without number and extension.
@@ -127,6 +173,7 @@ pub fn name(file: &Path) -> String {
 /// When the guest cannot be started at all. What fails in it is in the report.
 pub fn run(
     kernel: &Kernel,
+    transport: Transport,
     binaries: &Binaries,
     files: &[PathBuf],
     mut progress: impl FnMut(&CheckResult),
@@ -140,6 +187,8 @@ pub fn run(
         .env("KVOF_TARGET", &binaries.target)
         .env("KVOF", &binaries.kvof)
         .env("KVOF_GUEST", &binaries.guest)
+        .env("KVOF_TRANSPORT", transport.name())
+        .env("KVOF_RDMA_TESTS", std::env::join_paths(&binaries.rdma_tests)?)
         .timeout(Duration::from_secs(600));
 
     let mut results: Vec<CheckResult> = Vec::new();
@@ -189,6 +238,7 @@ pub fn run(
     };
     Ok(Report {
         kernel: kernel.version.clone(),
+        transport,
         checks: results,
         boot: outcome.boot.unwrap_or_default(),
         total: outcome.total,
@@ -207,14 +257,24 @@ mod tests {
 
     #[test]
     fn every_check_has_its_own_name_and_says_what_it_is_for() {
-        let files = files(None).unwrap();
-        let mut names: Vec<_> = files.iter().map(|file| name(file)).collect();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), files.len());
-        for file in files {
-            let text = fs::read_to_string(&file).unwrap();
-            assert!(text.starts_with("# "), "{} does not begin with a line on what it checks", file.display());
+        for transport in Transport::ALL {
+            let files = files(transport, None).unwrap();
+            let mut names: Vec<_> = files.iter().map(|file| name(file)).collect();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), files.len());
+            for file in files {
+                let text = fs::read_to_string(&file).unwrap();
+                assert!(text.starts_with("# "), "{} does not begin with a line on what it checks", file.display());
+            }
         }
+    }
+
+    #[test]
+    fn a_check_says_what_it_is_for() {
+        assert_eq!(transports("# A thing.\ntarget_start\n").unwrap(), [Transport::Tcp]);
+        assert_eq!(transports("# A thing.\n# transport: tcp rdma\n").unwrap(), Transport::ALL);
+        assert_eq!(transports("# transport: rdma\n# cpus: 2\n").unwrap(), [Transport::Rdma]);
+        assert!(transports("# transport: udp\n").unwrap_err().to_string().contains("udp is none"));
     }
 }

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use kvof_interop::binaries::Binaries;
-use kvof_interop::checks::{self, CheckResult};
+use kvof_interop::checks::{self, CheckResult, Transport};
 use kvof_interop::{Guest, Kernel, Tail, repository};
 
 /// The test guest: a stock Linux kernel under software emulation.
@@ -28,6 +28,9 @@ enum Action {
         /// Only the checks whose name contains this.
         #[arg(long)]
         only: Option<String>,
+        /// Only the guest whose hosts connect by this.
+        #[arg(long, value_enum)]
+        transport: Option<TransportName>,
         /// Print what every check printed, not only what failing ones did.
         #[arg(long)]
         verbose: bool,
@@ -47,6 +50,12 @@ enum Action {
     },
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum TransportName {
+    Tcp,
+    Rdma,
+}
+
 fn main() -> ExitCode {
     run(Arguments::parse().command).unwrap_or_else(|error| {
         eprintln!("kvof-interop: {error:#}");
@@ -56,7 +65,14 @@ fn main() -> ExitCode {
 
 fn run(action: Action) -> Result<ExitCode> {
     match action {
-        Action::Check { kernels, only, verbose } => check(&kernels, only.as_deref(), verbose),
+        Action::Check { kernels, only, transport, verbose } => {
+            let transports = match transport {
+                None => Transport::ALL.to_vec(),
+                Some(TransportName::Tcp) => vec![Transport::Tcp],
+                Some(TransportName::Rdma) => vec![Transport::Rdma],
+            };
+            check(&kernels, &transports, only.as_deref(), verbose)
+        }
         Action::Shell { kernel, command, timeout, memory } => {
             let guest = Guest::new(Kernel::find(&kernel)?).memory_mib(memory).timeout(Duration::from_secs(timeout));
             let Some(command) = command else {
@@ -81,21 +97,30 @@ fn run(action: Action) -> Result<ExitCode> {
     }
 }
 
-fn check(series: &[String], only: Option<&str>, verbose: bool) -> Result<ExitCode> {
+fn check(series: &[String], transports: &[Transport], only: Option<&str>, verbose: bool) -> Result<ExitCode> {
     let kernels = if series.is_empty() {
         Kernel::all()
     } else {
         series.iter().map(|name| Kernel::find(name)).collect::<Result<_>>()?
     };
     ensure!(!kernels.is_empty(), "no kernel is unpacked; interop-tests/setup.sh does that");
-    let files = checks::files(only)?;
+    let mut work = Vec::new();
+    for transport in transports {
+        let files = checks::files(*transport, only)?;
+        if !files.is_empty() {
+            work.push((*transport, files));
+        }
+    }
+    ensure!(!work.is_empty(), "no check has {:?} in its name", only.unwrap_or_default());
     let binaries = Binaries::build()?;
     let mut ok = true;
     for kernel in kernels {
-        println!("Linux {}", kernel.version);
-        let report = checks::run(&kernel, &binaries, &files, |check| print(check, verbose))?;
-        println!("{report}\n");
-        ok &= report.ok();
+        for (transport, files) in &work {
+            println!("Linux {}, {}", kernel.version, transport.name());
+            let report = checks::run(&kernel, *transport, &binaries, files, |check| print(check, verbose))?;
+            println!("{report}\n");
+            ok &= report.ok();
+        }
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -5,12 +5,31 @@
 # `# target-log: REGEX` in its file.
 
 work=/tmp/kvof
-# A copy of target.toml, which a check may change.
+mkdir -p $work
+. "${BASH_SOURCE[0]%/*}/rdma.sh"
+
+# What this guest's checks connect by: a check that names both runs in two guests, and has these to tell.
+transport=${KVOF_TRANSPORT:-tcp}
+case $transport in
+    tcp) address=127.0.0.1 address6=::1 ;;
+    rdma) address=$port_address address6=$port_address6 ;;
+esac
+# What the host library and `kvof` take.
+target=$transport://$address:4420
+
+# ports: the tables of the target's configuration that say where it listens. Over RDMA, loopback has TCP too.
+ports() {
+    [ $transport = tcp ] || printf '[[port]]\ntransport = "rdma"\naddress = "%s"\n\n' $address:4420 "[$address6]:4420"
+    printf '[[port]]\naddress = "%s"\n\n' 127.0.0.1:4420
+    [ $transport = rdma ] || printf '[[port]]\naddress = "%s"\n\n' "[$address6]:4420"
+}
+
+# What the target serves, which a check may change.
 config=$work/target.toml
 target_ready_file=$work/target.ready
 target_log=$work/target.log
 target_pid_file=$work/target.pid
-[ -e "$config" ] || install -D "${BASH_SOURCE[0]%/*}/target.toml" "$config"
+[ -e "$config" ] || { ports; cat "${BASH_SOURCE[0]%/*}/target.toml"; } >"$config"
 
 : >>"$target_log"
 [ -e "$work/target-log-start" ] || echo 0 >"$work/target-log-start"
@@ -110,16 +129,14 @@ pool_config() {
     config=$work/pool.toml
     local device devices=
     for device; do devices+=", \"$device\""; done
-    cat >"$config" <<TOML
+    ports >"$config"
+    cat >>"$config" <<TOML
 [reactor]
 busy_poll = "0s"
 memory = "64MiB"
 
 [limits]
 transfer = "1MiB"
-
-[[port]]
-address = "127.0.0.1:4420"
 
 [[pool]]
 name = "flash"
@@ -165,26 +182,41 @@ dm_devices() {
     done
 }
 
+# failing_pool: a pool of five devices, one of them parity, which `dm_change` makes fail; the target serves it, and 64 values that `kept`
+# looks for are stored. $ng is its node, $sectors the length of each device.
+failing_pool() {
+    dm_devices 5 96
+    "$KVOF" format --name flash --profile 4+1 "${devices[@]}"
+    pool_config "${devices[@]}"
+    target_stop
+    target_start
+    connect $pool_subsystem
+    node $pool_subsystem 1
+    ng=/dev/ng$node
+    sectors=$(blockdev --getsz "${devices[0]}")
+    "$KVOF_GUEST" keep $ng --keys 64
+}
+
 # --- the kernel's host
 
 # connect SUBSYSTEM [nvme connect's options]: $ctrl is the controller's name (nvme0) once it is live and scanned.
 connect() {
     local subsystem=$1 answer; shift
-    answer=$(nvme connect -o json -t tcp -s 4420 -n "$subsystem" $(address "$@") "$@") || fail "connect $subsystem $*: $answer"
+    [[ " $* " == *" -a "* ]] || set -- -a $address "$@"
+    answer=$(nvme connect -o json -t $transport -s 4420 -n "$subsystem" "$@") || fail "connect $subsystem $*: $answer"
     [[ $answer =~ nvme[0-9]+ ]] || fail "nvme connect printed no device: $answer"
     ctrl=${BASH_REMATCH[0]}
     wait_for 10 state_is "$ctrl" live
 }
-address() { [[ " $* " == *" -a "* ]] || echo "-a 127.0.0.1"; }
 state_is() { [ -e "/sys/class/nvme/$1/state" ] && [ "$(<"/sys/class/nvme/$1/state")" = "$2" ]; }
 no_controllers() { ! compgen -G '/sys/class/nvme/nvme*' >/dev/null; }
 
 # host_modules Y|N: the kernel's host with or without multipath, without connections.
 host_modules() {
     [ "$(cat /sys/module/nvme_core/parameters/multipath 2>/dev/null)" != "$1" ] || return 0
-    modprobe -qr nvme_tcp nvme_fabrics nvme_core || true
+    modprobe -qr nvme_$transport nvme_fabrics nvme_core || true
     modprobe nvme_core multipath="$1"
-    modprobe nvme_tcp
+    modprobe nvme_$transport
     expect "multipath of nvme_core" "$(</sys/module/nvme_core/parameters/multipath)" "$1"
 }
 
@@ -212,12 +244,18 @@ find_node() {
 
 # --- after each check, in the runner's shell
 
+# What the kernel's host says when a connection goes away, is looked for and comes back.
+connection_lost='Property Set error|failed nvme_keep_alive|starting error recovery|imeout|timed out|Failed reconnect attempt|Reconnecting in|rescanning'
+connection_lost+='|failed to (connect socket|send request|connect queue)|Connect command failed|[aA]bort|error=10|Connect rejected'
+connection_lost+='|rdma connection establishment failed|rdma_resolve_addr|address resolution failed|SEND for CQE|MEMREG|RECV for CQE'
+
 # after_check FILE CODE: puts everything back, and says what the kernel and the target have to say.
 after_check() {
     local code=$2 lines
     # Something stopped by a check would keep the kernel from letting go.
     target_runs && kill -CONT "$(target_pid)" 2>/dev/null
     [ ! -e "$work/rules" ] || { nft flush ruleset; rm -f "$work/rules"; }
+    [ $transport = tcp ] || cables_up
     mountpoint -q /mnt && umount -l /mnt
     disconnect_all >/dev/null || code=1
     host_modules Y || code=1
@@ -240,6 +278,7 @@ after_check() {
     dmesg --clear
     local due
     due=$(sed -n 's/^# kernel-log: //p' "$1")
+    ! grep -q '^# connection: may be lost' "$1" || due+=${due:+|}$connection_lost
     lines=$(grep -E 'BUG|WARNING|Oops|Call Trace|protection fault|blocked for more|[nN]vme.*([eE]rror|[fF]ail|[tT]imeout|[aA]bort|[iI]nvalid|mismatch|ignoring|uplicate|[uU]nusual|not supported|not reported)' "$work/kernel-log" |
         grep -vE "block device for nsid [0-9]+ not supported \(csi 1\)${due:+|$due}") && { echo "FAILED: the kernel logged:"; echo "$lines"; code=1; }
     if [ "$code" != 0 ]; then echo "--- kernel log"; cat "$work/kernel-log"; fi
