@@ -271,9 +271,7 @@ mod tests {
         drop(buffer);
         assert!(gone.load(Ordering::SeqCst));
         // SAFETY: a null pointer is refused before anything is done with it.
-        assert!(matches!(
-            unsafe { MemoryRegion::from_raw_parts(std::ptr::null_mut(), 5, ()) },
-            Err(RegionError::Empty)
-        ));
+        let refused = unsafe { MemoryRegion::from_raw_parts(std::ptr::null_mut(), 5, ()) };
+        assert!(matches!(refused, Err(RegionError::Empty)));
     }
 }
