@@ -195,7 +195,15 @@ pub struct WorkCompletion {
     /// Bytes received.
     pub(crate) len: u32,
     /// The key that the peer's SEND invalidated.
-    pub(crate) invalidated: Option<u32>,
+    pub(crate) invalidated: Option<Invalidated>,
+}
+
+/// A key that may have been invalidated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Invalidated {
+    pub(crate) key: u32,
+    /// The device says so clearly; otherwise it holds only for a key that there is.
+    pub(crate) is_certain: bool,
 }
 
 impl WorkCompletion {
@@ -204,9 +212,13 @@ impl WorkCompletion {
             sys::ibv_wc_status::IBV_WC_SUCCESS => Ok(()),
             status => Err(WorkError { status, vendor: wc.vendor_err }),
         };
-        let with_inv = result.is_ok() && wc.wc_flags & sys::ibv_wc_flags::IBV_WC_WITH_INV.0 != 0;
+        use sys::ibv_wc_flags as Flags;
+        let flag = |flag: Flags| result.is_ok() && wc.wc_flags & flag.0 != 0;
+        // Soft-RoCE passes the kernel's flag on, which user space knows as IP_CSUM_OK: that means nothing on a reliable connection.
+        let (told, hinted) = (flag(Flags::IBV_WC_WITH_INV), flag(Flags::IBV_WC_IP_CSUM_OK));
         // SAFETY: both fields of the union are 32-bit integers.
-        let invalidated = with_inv.then_some(unsafe { wc.imm_data_invalidated_rkey_union.invalidated_rkey });
+        let key = unsafe { wc.imm_data_invalidated_rkey_union.invalidated_rkey };
+        let invalidated = (told || hinted).then_some(Invalidated { key, is_certain: told });
         Self { id: WrId(wc.wr_id), result, len: wc.byte_len, invalidated }
     }
 

@@ -88,7 +88,7 @@ pub fn devices() -> io::Result<Vec<DeviceReport>> {
     }
     match verbs::devices() {
         Ok(opened) => {
-            for (name, verbs) in opened {
+            for verbs::Opened { name, verbs } in opened {
                 if let Some(device) = devices.iter_mut().find(|device| device.name == name) {
                     device.verbs = verbs.map_err(InspectError::from);
                 }

@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{
     CmId, CompletionQueue, Device, HostMemory, Memory, Mr, MrAccess, RdmaError, WorkCompletion, WorkError,
-    completion::{WrId, WrKind},
+    completion::{Invalidated, WrId, WrKind},
     window::Window,
 };
 
@@ -398,7 +398,7 @@ impl<B: Memory> Endpoint<B> {
     }
 
     /// Lets the peer read or write `memory` under a key of its own, from the next capsule on, until [`Self::conceal`] of the same
-    /// `token`. (After a failure the memory comes back from [`Self::close`].)
+    /// `token`.
     ///
     /// # Errors
     /// The memory, and why it cannot be exposed: it is read-only, cannot be registered, or the token is in use.
@@ -450,8 +450,8 @@ impl<B: Memory> Endpoint<B> {
         self.enqueue(op);
     }
 
-    /// Takes exposed memory out of the peer's reach; [`Event::Concealed`] gives it back, at once where its key is dead already. Nothing
-    /// happens if nothing is exposed as `token`.
+    /// Takes exposed memory out of the peer's reach; [`Event::Concealed`] gives it back, at once where its key is dead already, and after
+    /// a failure. Nothing happens if nothing is exposed as `token`.
     pub fn conceal(&mut self, token: u64) {
         let Some(exposure) = self.exposed.get(&token) else { return };
         if let By::Window(window) = &exposure.by
@@ -464,10 +464,8 @@ impl<B: Memory> Endpoint<B> {
         }
         let key = match &exposure.by {
             By::Window(window) if !exposure.is_dead && self.failed.is_none() => window.key(),
-            By::Window(_) if exposure.is_dead => return self.concealed(token),
-            // A window of a queue pair in error still has its key; that goes with the queue pair.
-            By::Window(_) => return,
-            By::Registration(_) => return self.concealed(token),
+            // After a failure no work request can invalidate the key: it goes with its window or registration.
+            By::Window(_) | By::Registration(_) => return self.concealed(token),
         };
         let op = self.ops.insert(Op::Invalidate { token, key });
         self.enqueue(op);
@@ -546,11 +544,8 @@ impl<B: Memory> Endpoint<B> {
     /// Destroys the queue pair and gives all memory back, exposed memory too: nothing remote can reach it any more.
     #[must_use]
     pub fn close(mut self) -> Vec<Event<B>> {
+        self.conceal_all();
         if self.qp.destroy() {
-            self.failed.get_or_insert(WorkError::FLUSHED);
-            for token in self.exposed.keys().copied().collect::<Vec<_>>() {
-                self.concealed(token);
-            }
             for op in self.ops.iter().map(|(op, _)| op).collect::<Vec<_>>() {
                 self.give_back(op, Err(WorkError::FLUSHED));
             }
@@ -558,12 +553,24 @@ impl<B: Memory> Endpoint<B> {
         self.events.drain(..).collect()
     }
 
+    /// Takes all memory out of the peer's reach, at the price of the queue pair.
+    fn conceal_all(&mut self) {
+        self.fail(WorkError::FLUSHED);
+        // Windows go before their queue pair: Soft-RoCE keeps it for 50 seconds otherwise.
+        for token in self.exposed.keys().copied().collect::<Vec<_>>() {
+            self.concealed(token);
+        }
+        self.windows.clear();
+    }
+
     fn concealed(&mut self, token: u64) {
         let Some(exposure) = self.exposed.remove(&token) else { return };
         match exposure.by {
             By::Window(window) => {
                 self.keys.remove(&window.key());
-                self.windows.push(window);
+                if self.failed.is_none() {
+                    self.windows.push(window);
+                }
             }
             By::Registration(mr) => {
                 self.keys.remove(&mr.rkey());
@@ -572,12 +579,13 @@ impl<B: Memory> Endpoint<B> {
         self.events.push_back(Event::Concealed { token, memory: exposure.memory });
     }
 
-    fn handle_receive(&mut self, slot: u32, result: Result<(), WorkError>, len: u32, invalidated: Option<u32>) {
+    fn handle_receive(&mut self, slot: u32, result: Result<(), WorkError>, len: u32, invalidated: Option<Invalidated>) {
         let Some(place) = self.held.get_mut(slot as usize).filter(|place| place.is_none()) else { return };
         let len = len.min(self.config.receive_size);
         *place = Some(len);
         match result {
             Ok(()) => {
+                let invalidated = invalidated.filter(|i| i.is_certain || self.keys.contains_key(&i.key)).map(|i| i.key);
                 if let Some(exposure) =
                     invalidated.and_then(|key| self.keys.get(&key)).and_then(|token| self.exposed.get_mut(token))
                     && matches!(exposure.by, By::Window(_))
@@ -891,13 +899,13 @@ impl<B: Memory> Endpoint<B> {
 
 impl<B: Memory> Drop for Endpoint<B> {
     fn drop(&mut self) {
+        self.conceal_all();
         if self.qp.destroy() {
             // SAFETY: dropped once, here, and nothing is left that uses it.
             unsafe { ManuallyDrop::drop(&mut self.capsules) };
         } else {
             // The device may still have the memory: it is never used again.
             mem::forget(mem::take(&mut self.ops));
-            mem::forget(mem::take(&mut self.exposed));
         }
     }
 }

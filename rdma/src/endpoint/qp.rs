@@ -161,11 +161,15 @@ impl Qp {
         let mut bad = ptr::null_mut();
         // SAFETY: the queue pair is live, the requests form a list in arrays that outlive the call.
         let errno = unsafe { sys::ibv_post_send((*self.id.raw()).qp, &raw mut wrs[0], &raw mut bad) };
-        if errno == 0 {
-            return (work.len(), None);
+        let taken = if errno == 0 { work.len() } else { wrs.iter().position(|wr| ptr::eq(wr, bad)).unwrap_or(0) };
+        for (_, work) in work.iter().take(taken) {
+            if let Work::Bind { window, key, .. } = *work {
+                // A provider takes the key that a window has now from here, and whoever binds it keeps that up to date.
+                // SAFETY: the window is live, and nobody else uses it.
+                unsafe { (*window).rkey = key };
+            }
         }
-        let taken = wrs.iter().position(|wr| ptr::eq(wr, bad)).unwrap_or(0);
-        (taken, Some(RdmaError::from_errno("ibv_post_send", errno)))
+        (taken, (errno != 0).then(|| RdmaError::from_errno("ibv_post_send", errno)))
     }
 
     fn fill(&self, wr: &mut sys::ibv_send_wr, sge: &mut sys::ibv_sge, id: WrId, work: Work) {

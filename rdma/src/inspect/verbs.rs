@@ -37,11 +37,17 @@ pub struct PortMtu {
     pub max: u32,
 }
 
+/// A device of the library's list, and what came of opening it.
+pub(super) struct Opened {
+    pub(super) name: String,
+    pub(super) verbs: Result<VerbsDevice, RdmaError>,
+}
+
 /// Every device that the library knows, opened and asked.
-pub(super) fn devices() -> Result<Vec<(String, Result<VerbsDevice, RdmaError>)>, InspectError> {
+pub(super) fn devices() -> Result<Vec<Opened>, InspectError> {
     open_library(Library::Verbs).map_err(InspectError::Library)?;
     let list = DeviceList::new()?;
-    Ok(list.iter().map(|device| (name(device), look(device))).collect())
+    Ok(list.iter().map(|device| Opened { name: name(device), verbs: look(device) }).collect())
 }
 
 fn name(device: *mut ffi::ibv_device) -> String {
