@@ -6,13 +6,16 @@
 //!
 //! When anything fails, the queue pair is in error: everything that was taken still comes back, as failed.
 
+mod capsule;
+mod config;
+mod expose;
+mod post;
 mod qp;
 mod transfer;
 
 use std::{
     collections::{HashMap, VecDeque},
     mem::{self, ManuallyDrop},
-    slice,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -21,20 +24,19 @@ use std::{
 
 use slab::Slab;
 
+pub use self::config::EndpointConfig;
 use self::{
+    capsule::Capsule,
+    expose::{By, Exposure},
+    post::Posted,
     qp::{Qp, Work},
     transfer::Transfer,
 };
 use crate::{
-    CmId, CompletionQueue, Device, HostMemory, Memory, Mr, MrAccess, RdmaError, WorkCompletion, WorkError,
+    CmId, CompletionQueue, Device, HostMemory, Memory, Mr, RdmaError, WorkCompletion, WorkError,
     completion::{Invalidated, WrId, WrKind},
     window::Window,
 };
-
-/// Bytes of data that RDMA WRITEs of one endpoint may have in the send queue; beyond that they wait, and small answers pass them.
-const WRITE_WINDOW: u64 = 4 << 20;
-/// Capsules begin at multiples of this, so that two of them share no cache line.
-const CAPSULE_ALIGN: usize = 64;
 
 /// Remote memory, under a key that its owner has given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,50 +69,6 @@ pub struct RemoteKey {
     pub key: u32,
     /// The peer may invalidate the key with its SEND.
     pub invalidatable: bool,
-}
-
-/// How an endpoint is made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EndpointConfig {
-    /// What completions of its work are found by; less than 2^20.
-    pub key: u32,
-    /// Capsules of the peer that can be received before any is released.
-    pub receives: u32,
-    /// Most bytes of a received capsule.
-    pub receive_size: u32,
-    /// Capsules to the peer under way at once; more wait.
-    pub sends: u32,
-    /// Most bytes of a capsule to the peer.
-    pub send_size: u32,
-    /// RDMA READs and WRITEs in the send queue at once; more wait.
-    pub transfers: u32,
-    /// Most RDMA READs at once, of which the peer and the device may allow fewer.
-    pub reads: u8,
-    /// Most RDMA READs of the peer served at once.
-    pub reads_served: u8,
-}
-
-impl EndpointConfig {
-    /// Bytes of memory for capsules.
-    #[must_use]
-    pub const fn capsule_memory(&self) -> u64 {
-        stride(self.receive_size) * self.receives as u64 + stride(self.send_size) * self.sends as u64
-    }
-
-    /// Entries of a completion queue that an endpoint like this reserves, at most.
-    #[must_use]
-    pub const fn completions(&self) -> u32 {
-        self.send_queue().saturating_add(self.receives)
-    }
-
-    /// A capsule may come with a bind, and be followed by an invalidation.
-    const fn send_queue(&self) -> u32 {
-        self.sends.saturating_mul(3).saturating_add(self.transfers)
-    }
-}
-
-const fn stride(capsule: u32) -> u64 {
-    (capsule as u64).next_multiple_of(CAPSULE_ALIGN as u64)
 }
 
 /// What an endpoint tells.
@@ -203,46 +161,6 @@ enum Op<B> {
     Respond { token: u64, capsule: Capsule, transfer: Transfer<B> },
     Fetch { token: u64, transfer: Transfer<B>, result: Result<(), WorkError> },
     Invalidate { token: u64, key: u32 },
-}
-
-/// A capsule to be sent.
-#[derive(Debug)]
-struct Capsule {
-    invalidate: Option<u32>,
-    len: u32,
-    place: Place,
-}
-
-#[derive(Debug)]
-enum Place {
-    Slot(u32),
-    /// All slots were taken.
-    Heap(Box<[u8]>),
-}
-
-/// Requests of one operation in the send queue, of which the last one tells when all are done.
-#[derive(Debug)]
-struct Posted {
-    op: usize,
-    requests: u32,
-    reads: u32,
-    written: u64,
-}
-
-/// Memory that the peer can reach.
-#[derive(Debug)]
-struct Exposure<B> {
-    memory: B,
-    by: By,
-    /// The peer's SEND has invalidated its key.
-    is_dead: bool,
-}
-
-#[derive(Debug)]
-enum By {
-    Window(Window),
-    /// A registration of its own, for devices without windows.
-    Registration(Mr),
 }
 
 impl<B: Memory> Endpoint<B> {
@@ -397,99 +315,12 @@ impl<B: Memory> Endpoint<B> {
         self.pump();
     }
 
-    /// Lets the peer read or write `memory` under a key of its own, from the next capsule on, until [`Self::conceal`] of the same
-    /// `token`.
-    ///
-    /// # Errors
-    /// The memory, and why it cannot be exposed: it is read-only, cannot be registered, or the token is in use.
-    pub fn expose(&mut self, token: u64, memory: B, access: RemoteAccess) -> Result<RemoteKey, (B, RdmaError)> {
-        if self.exposed.contains_key(&token) {
-            return Err((memory, RdmaError::Call { call: "exposing memory", errno: libc::EEXIST }));
-        }
-        let write = access == RemoteAccess::Write;
-        if write && !memory.is_writable() {
-            let len = memory.len();
-            return Err((memory, RdmaError::ReadOnly { len }));
-        }
-        let (address, len) = (memory.address(), memory.len() as u64);
-        let by = if self.device.limits().windows { self.bind(&memory, write) } else { self.register(&memory, write) };
-        let by = match by {
-            Ok(by) => by,
-            Err(error) => return Err((memory, error)),
-        };
-        let (key, invalidatable) = match &by {
-            By::Window(window) => (window.key(), true),
-            By::Registration(mr) => (mr.rkey(), false),
-        };
-        self.keys.insert(key, token);
-        self.exposed.insert(token, Exposure { memory, by, is_dead: false });
-        Ok(RemoteKey { address, len, key, invalidatable })
-    }
-
-    fn bind(&mut self, memory: &B, write: bool) -> Result<By, RdmaError> {
-        let mr = memory.registration(&self.device)?.raw();
-        let mut window = match self.windows.pop() {
-            Some(window) => window,
-            None => Window::new(&self.device)?,
-        };
-        let (key, address, len) = (window.next_key(), memory.address(), memory.len() as u64);
-        self.binds.push(Work::Bind { window: window.raw(), key, mr, address, len, write });
-        Ok(By::Window(window))
-    }
-
-    fn register(&self, memory: &B, write: bool) -> Result<By, RdmaError> {
-        let access = if write { MrAccess::RemoteWrite } else { MrAccess::RemoteRead };
-        memory.register_exactly(&self.device, access).map(By::Registration)
-    }
-
     /// Sends `capsule`; [`Event::Sent`] tells when it has arrived.
     pub fn send(&mut self, token: u64, capsule: &[u8]) {
         let capsule = self.place(capsule, None);
         let binds = mem::take(&mut self.binds);
         let op = self.ops.insert(Op::Capsule { token, capsule, binds, memory: None });
         self.enqueue(op);
-    }
-
-    /// Takes exposed memory out of the peer's reach; [`Event::Concealed`] gives it back, at once where its key is dead already, and after
-    /// a failure. Nothing happens if nothing is exposed as `token`.
-    pub fn conceal(&mut self, token: u64) {
-        let Some(exposure) = self.exposed.get(&token) else { return };
-        if let By::Window(window) = &exposure.by
-            && let Some(at) =
-                self.binds.iter().position(|bind| matches!(bind, Work::Bind { key, .. } if *key == window.key()))
-        {
-            // No capsule took the binding along: it never was.
-            self.binds.remove(at);
-            return self.concealed(token);
-        }
-        let key = match &exposure.by {
-            By::Window(window) if !exposure.is_dead && self.failed.is_none() => window.key(),
-            // After a failure no work request can invalidate the key: it goes with its window or registration.
-            By::Window(_) | By::Registration(_) => return self.concealed(token),
-        };
-        let op = self.ops.insert(Op::Invalidate { token, key });
-        self.enqueue(op);
-    }
-
-    /// A received capsule, until it is released.
-    #[must_use]
-    pub fn received(&self, slot: u32) -> &[u8] {
-        let Some(Some(len)) = self.held.get(slot as usize) else { return &[] };
-        let start = self.receive_offset(slot);
-        // SAFETY: the slot lies within the capsules' memory and has at least `len` bytes, initialised; the device does not write it
-        // before `release`, which takes `&mut self`. It writes other slots meanwhile, so there must be no slice of them all.
-        unsafe { slice::from_raw_parts(self.capsules.start().add(start), *len as usize) }
-    }
-
-    /// Gives the place of a received capsule back for another.
-    pub fn release(&mut self, slot: u32) {
-        if self.held.get(slot as usize).is_some_and(Option::is_some)
-            && self.failed.is_none()
-            && let Err(error) = self.post_receive(slot)
-        {
-            tracing::warn!(%error, "a receive cannot be posted");
-            self.fail(WorkError::NOT_POSTED);
-        }
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a completion is handled once")]
@@ -551,32 +382,6 @@ impl<B: Memory> Endpoint<B> {
             }
         }
         self.events.drain(..).collect()
-    }
-
-    /// Takes all memory out of the peer's reach, at the price of the queue pair.
-    fn conceal_all(&mut self) {
-        self.fail(WorkError::FLUSHED);
-        // Windows go before their queue pair: Soft-RoCE keeps it for 50 seconds otherwise.
-        for token in self.exposed.keys().copied().collect::<Vec<_>>() {
-            self.concealed(token);
-        }
-        self.windows.clear();
-    }
-
-    fn concealed(&mut self, token: u64) {
-        let Some(exposure) = self.exposed.remove(&token) else { return };
-        match exposure.by {
-            By::Window(window) => {
-                self.keys.remove(&window.key());
-                if self.failed.is_none() {
-                    self.windows.push(window);
-                }
-            }
-            By::Registration(mr) => {
-                self.keys.remove(&mr.rkey());
-            }
-        }
-        self.events.push_back(Event::Concealed { token, memory: exposure.memory });
     }
 
     fn handle_receive(&mut self, slot: u32, result: Result<(), WorkError>, len: u32, invalidated: Option<Invalidated>) {
@@ -678,222 +483,6 @@ impl<B: Memory> Endpoint<B> {
         }
         self.waiting.push_back(op);
         self.pump();
-    }
-
-    /// Posts what there is room for.
-    fn pump(&mut self) {
-        if self.failed.is_some() || (self.waiting.is_empty() && self.transfers.is_empty()) {
-            return;
-        }
-        let mut batch = mem::take(&mut self.batch);
-        let mut fresh = 0;
-        while let Some(&op) = self.waiting.front() {
-            let Some(posted) = self.start_waiting(op, &mut batch) else { break };
-            self.waiting.pop_front();
-            self.note(posted);
-            fresh += 1;
-        }
-        // Each transfer has its turn; a round in which none could move ends it.
-        let mut stuck = 0;
-        while stuck < self.transfers.len() {
-            let Some(op) = self.transfers.pop_front() else { break };
-            match self.start_transfer(op, &mut batch) {
-                Some((posted, more)) => {
-                    self.note(posted);
-                    fresh += 1;
-                    stuck = 0;
-                    if more {
-                        self.transfers.push_back(op);
-                    }
-                }
-                None => {
-                    self.transfers.push_back(op);
-                    stuck += 1;
-                }
-            }
-        }
-        if !batch.is_empty() {
-            // SAFETY: all memory that the requests name is owned by `ops`, `capsules` and `exposed`, which give it up when the last
-            // request of an operation is done or the queue pair destroyed; windows and registrations likewise.
-            let (taken, error) = unsafe { self.qp.post(&batch) };
-            if let Some(error) = error {
-                tracing::warn!(%error, "work requests were not taken");
-                self.unpost(fresh, taken, &batch);
-            }
-        }
-        batch.clear();
-        self.batch = batch;
-    }
-
-    fn note(&mut self, posted: Posted) {
-        self.in_queue += posted.requests;
-        self.reads += posted.reads;
-        self.writing += posted.written;
-        self.posted.push_back(posted);
-    }
-
-    /// Of the `fresh` operations that `batch` consists of, only the first `taken` requests are in the send queue: the others are
-    /// over. One that is there in part ends with the queue pair, as its last request never will.
-    fn unpost(&mut self, fresh: usize, taken: usize, batch: &[(WrId, Work)]) {
-        let mut left = batch.len();
-        let mut over = Vec::new();
-        for _ in 0..fresh {
-            let Some(posted) = self.posted.back() else { break };
-            left -= (posted.requests as usize).min(left);
-            if left < taken {
-                break;
-            }
-            let Some(posted) = self.posted.pop_back() else { break };
-            self.in_queue -= posted.requests;
-            self.reads -= posted.reads;
-            self.writing -= posted.written;
-            if let Some(Op::Fetch { transfer, .. } | Op::Respond { transfer, .. }) = self.ops.get_mut(posted.op) {
-                transfer.outstanding -= 1;
-                if transfer.outstanding > 0 {
-                    continue;
-                }
-            }
-            over.push(posted.op);
-        }
-        self.fail(WorkError::NOT_POSTED);
-        for op in over {
-            self.give_back(op, Err(WorkError::NOT_POSTED));
-        }
-    }
-
-    /// The requests of a waiting operation, if there is room for them.
-    fn start_waiting(&mut self, op: usize, batch: &mut Vec<(WrId, Work)>) -> Option<Posted> {
-        let room = self.qp.sends - self.in_queue;
-        let (key, unique) = (self.config.key, self.unique);
-        let id = |kind| WrId::new(key, unique, kind, op as u32);
-        let requests = match self.ops.get(op) {
-            Some(Op::Capsule { binds, .. }) => 1 + binds.len() as u32,
-            _ => 1,
-        };
-        if requests > room || !self.settle(op) {
-            return None;
-        }
-        match self.ops.get(op) {
-            Some(Op::Capsule { capsule, binds, .. }) => {
-                batch.extend(binds.iter().map(|bind| (id(WrKind::Part), *bind)));
-                batch.push((id(WrKind::Last), self.send_work(capsule)));
-            }
-            Some(Op::Invalidate { key, .. }) => batch.push((id(WrKind::Last), Work::Invalidate { key: *key })),
-            _ => {}
-        }
-        Some(Posted { op, requests, reads: 0, written: 0 })
-    }
-
-    /// The next requests of a transfer, if there is room for them, and whether more are left.
-    fn start_transfer(&mut self, op: usize, batch: &mut Vec<(WrId, Work)>) -> Option<(Posted, bool)> {
-        let room = self.qp.sends - self.in_queue;
-        let (key, unique) = (self.config.key, self.unique);
-        let id = |kind| WrId::new(key, unique, kind, op as u32);
-        let may_start = match self.ops.get(op)? {
-            Op::Fetch { .. } => room > 0 && self.reads < self.reads_max,
-            // The last piece goes together with the capsule.
-            Op::Respond { .. } => room >= 2 && self.writing < WRITE_WINDOW && self.settle(op),
-            Op::Capsule { .. } | Op::Invalidate { .. } => false,
-        };
-        if !may_start {
-            return None;
-        }
-        match self.ops.get_mut(op)? {
-            Op::Fetch { transfer, .. } => {
-                let (address, from) = transfer.next()?;
-                transfer.outstanding += 1;
-                batch.push((id(WrKind::Last), Work::Read { address, lkey: transfer.lkey, from }));
-                Some((Posted { op, requests: 1, reads: 1, written: 0 }, !transfer.is_over()))
-            }
-            Op::Respond { transfer, .. } => {
-                let mut posted = Posted { op, requests: 0, reads: 0, written: 0 };
-                transfer.outstanding += 1;
-                if let Some((address, to)) = transfer.next() {
-                    posted.requests = 1;
-                    posted.written = to.len.into();
-                    let kind = if transfer.is_over() { WrKind::Part } else { WrKind::Last };
-                    batch.push((id(kind), Work::Write { address, lkey: transfer.lkey, to }));
-                }
-                if !transfer.is_over() {
-                    return Some((posted, true));
-                }
-                transfer.is_sent = true;
-                posted.requests += 1;
-                if let Some(Op::Respond { capsule, .. }) = self.ops.get(op) {
-                    batch.push((id(WrKind::Last), self.send_work(capsule)));
-                }
-                Some((posted, false))
-            }
-            Op::Capsule { .. } | Op::Invalidate { .. } => None,
-        }
-    }
-
-    /// A place in a send slot for a capsule.
-    fn place(&mut self, bytes: &[u8], invalidate: Option<u32>) -> Capsule {
-        let bytes = bytes.get(..self.config.send_size as usize).unwrap_or(bytes);
-        let place = match self.free_sends.pop() {
-            Some(slot) => {
-                self.write_slot(slot, bytes);
-                Place::Slot(slot)
-            }
-            None => Place::Heap(bytes.into()),
-        };
-        Capsule { invalidate, len: bytes.len() as u32, place }
-    }
-
-    /// Whether the capsule of an operation has a slot; one that waited for a slot gets one, if there is one.
-    fn settle(&mut self, op: usize) -> bool {
-        let Some(Op::Capsule { capsule, .. } | Op::Respond { capsule, .. }) = self.ops.get_mut(op) else { return true };
-        if matches!(capsule.place, Place::Slot(_)) {
-            return true;
-        }
-        let Some(slot) = self.free_sends.pop() else { return false };
-        if let Place::Heap(bytes) = mem::replace(&mut capsule.place, Place::Slot(slot)) {
-            self.write_slot(slot, &bytes);
-        }
-        true
-    }
-
-    /// The SEND of an operation's capsule, which has a slot.
-    fn send_work(&self, capsule: &Capsule) -> Work {
-        let slot = if let Place::Slot(slot) = capsule.place { slot } else { 0 };
-        let address = self.capsules.address() + self.send_offset(slot) as u64;
-        Work::Send { address, lkey: self.lkey, len: capsule.len, invalidate: capsule.invalidate }
-    }
-
-    fn free(&mut self, capsule: &Capsule) {
-        if let Place::Slot(slot) = capsule.place {
-            self.free_sends.push(slot);
-        }
-    }
-
-    /// Copies a capsule into a send slot that no request names.
-    fn write_slot(&mut self, slot: u32, bytes: &[u8]) {
-        let start = self.send_offset(slot);
-        // SAFETY: the slot lies within the capsules' memory and has room for `send_size` bytes; it is free, so that neither the
-        // device nor a reference has it. The device writes other slots meanwhile, so there must be no slice of them all.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.capsules.start().add(start), bytes.len()) };
-    }
-
-    const fn receive_offset(&self, slot: u32) -> usize {
-        slot as usize * stride(self.config.receive_size) as usize
-    }
-
-    const fn send_offset(&self, slot: u32) -> usize {
-        self.receive_offset(self.config.receives) + slot as usize * stride(self.config.send_size) as usize
-    }
-
-    fn post_receive(&mut self, slot: u32) -> Result<(), RdmaError> {
-        let id = WrId::new(self.config.key, self.unique, WrKind::Receive, slot);
-        let address = self.capsules.address() + self.receive_offset(slot) as u64;
-        let mr = self.capsules.registration(&self.device)?;
-        // SAFETY: the slot lies within the capsules' memory, which outlives the queue pair, and `received` gives no reference to it
-        // until it is held again.
-        unsafe { self.qp.post_receive(id, address, mr, self.config.receive_size) }?;
-        if let Some(place) = self.held.get_mut(slot as usize) {
-            *place = None;
-        }
-        Ok(())
     }
 }
 
