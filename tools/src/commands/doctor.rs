@@ -1,8 +1,9 @@
 //! `kvof doctor`: what this machine has for kvof, what is wrong with it, and what to do about that.
 //!
-//! [`machine`] and [`rdma`] collect facts, [`judge`] turns them into findings, [`text`] shows both. [`reach`] goes to an
+//! [`machine`], [`rdma`] and [`gpu`] collect facts, [`judge`] turns them into findings, [`text`] shows both. [`reach`] goes to an
 //! address step by step.
 
+mod gpu;
 mod judge;
 mod machine;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 use crate::{cli::HostArgs, failure::Exit, output::Output};
 
+use gpu::Gpus;
 use judge::{Finding, Level, judge};
 use machine::Machine;
 use rdma::Rdma;
@@ -43,6 +45,7 @@ pub(crate) struct DoctorArgs {
 struct Facts {
     machine: Machine,
     rdma: Rdma,
+    gpus: Gpus,
 }
 
 #[derive(Serialize)]
@@ -57,7 +60,7 @@ struct Document<'a> {
 
 pub(crate) fn run(args: &DoctorArgs, output: &mut Output) -> Result<Exit> {
     let root = Path::new("/");
-    let facts = Facts { machine: Machine::look(root), rdma: Rdma::look(root) };
+    let facts = Facts { machine: Machine::look(root), rdma: Rdma::look(root), gpus: Gpus::look() };
     let findings = judge(&facts);
     if !output.is_json() {
         output.line(text::report(&facts))?;

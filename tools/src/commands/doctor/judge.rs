@@ -1,5 +1,6 @@
 //! What is wrong with the facts, and the way out. No I/O: the same facts give the same findings.
 
+mod gpu;
 mod machine;
 mod rdma;
 
@@ -57,6 +58,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     machine::judge(&facts.machine, &mut findings);
     rdma::judge(&facts.rdma, &facts.machine, &mut findings);
+    gpu::judge(facts, &mut findings);
     // Stable: findings of one level stay in the order of the report.
     findings.sort_by_key(|finding| finding.level);
     findings

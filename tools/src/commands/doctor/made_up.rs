@@ -2,6 +2,7 @@
 
 use super::{
     Facts,
+    gpu::{Gpu, Gpus},
     machine::{Cpu, IoUring, Limits, Machine, Module},
     rdma::{Device, Gid, LibraryState, Limits as DeviceLimits, Netdev, Port, Rdma},
 };
@@ -43,6 +44,21 @@ pub(super) fn plain() -> Facts {
             connection_device_error: Some("/dev/infiniband/rdma_cm: No such file or directory".to_owned()),
             ..Rdma::default()
         },
+        gpus: Gpus { devices: Vec::new(), driver: false, error: Some("no CUDA driver (libcuda.so.1)".to_owned()) },
+    }
+}
+
+/// A GPU whose memory is exported as dma-buf.
+pub(super) fn gpu() -> Gpu {
+    Gpu {
+        device: 0,
+        name: "NVIDIA H100 80GB HBM3".to_owned(),
+        pci: "0000:17:00.0".to_owned(),
+        memory: 80 << 30,
+        compute_capability: (9, 0),
+        cuda: "12.4".to_owned(),
+        dma_buf: true,
+        gpu_direct: true,
     }
 }
 

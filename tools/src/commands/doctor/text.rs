@@ -17,7 +17,7 @@ pub(super) fn report(facts: &Facts) -> String {
     let mut sections = vec![machine(&facts.machine).to_string(), rdma(&facts.rdma, &facts.machine).to_string()];
     sections.extend(facts.rdma.devices.iter().map(device));
     sections.push(host(&facts.machine).to_string());
-    sections.push(gpu(&facts.machine).to_string());
+    sections.push(gpus(facts));
     sections.join("\n\n")
 }
 
@@ -220,21 +220,41 @@ fn host(machine: &Machine) -> Section {
         .field("nvme-rdma", state("nvme_rdma"))
 }
 
-fn gpu(machine: &Machine) -> Section {
-    let gpus = if machine.gpus.is_empty() { "none of NVIDIA".to_owned() } else { machine.gpus.join(", ") };
-    Section::new("GPU and DPU")
-        .field("GPUs", gpus)
+fn gpus(facts: &Facts) -> String {
+    let Facts { machine, gpus, .. } = facts;
+    let doca = machine.doca.as_ref().map(|path| format!("{}, not used yet", path.display()));
+    let cuda = match (gpus.driver, gpus.devices.first()) {
+        (true, Some(gpu)) => format!("{} known to the driver", gpu.cuda),
+        (true, None) => "there, without a device".to_owned(),
+        (false, _) => "not installed".to_owned(),
+    };
+    let section = Section::new("GPU and DPU")
+        .field(
+            "GPUs on PCI",
+            if machine.gpus.is_empty() { "none of NVIDIA".to_owned() } else { machine.gpus.join(", ") },
+        )
+        .field("CUDA", cuda)
         .field(
             "nvidia_peermem",
             if machine.module("nvidia_peermem") == Module::Loaded { "loaded" } else { "not loaded" },
         )
-        .field(
-            "DOCA",
-            machine
-                .doca
-                .as_ref()
-                .map_or("not installed".to_owned(), |path| format!("{}, not used yet", path.display())),
+        .field("DOCA", doca.unwrap_or_else(|| "not installed".to_owned()));
+    let devices = gpus.devices.iter().map(|gpu| {
+        let (major, minor) = gpu.compute_capability;
+        let rdma = match (gpu.gpu_direct, gpu.dma_buf) {
+            (true, true) => "RDMA by dma-buf",
+            (true, false) => "RDMA by nvidia_peermem",
+            (false, _) => "no RDMA",
+        };
+        format!(
+            "\n  cuda:{:<15} {}, {}, compute capability {major}.{minor}, PCI {}, {rdma}",
+            gpu.device,
+            gpu.name,
+            size(gpu.memory),
+            gpu.pci
         )
+    });
+    format!("{section}{}", devices.collect::<String>())
 }
 
 /// The findings, and what they come to.

@@ -12,8 +12,8 @@ use crate::{
 /// Memory that a target with the default configuration and one pool registers: `reactor.memory`, and `tier` and `scratch`
 /// of the pool. A test compares it with the reference of the configuration.
 pub(super) const TARGET_MEMORY: u64 = (512 + 256 + 64) << 20;
-/// Room for receive buffers and capsules of a few dozen queues.
-const QUEUE_MEMORY: u64 = 64 << 20;
+/// `rdma.receive_memory`, which each core has for the capsules of its connections.
+const RECEIVE_MEMORY: u64 = 64 << 20;
 
 /// The MTU of a network device that lets RoCE use packets of 4096 bytes, headers included.
 const NETDEV_MTU_FOR_4096: u32 = 4200;
@@ -35,7 +35,7 @@ pub(super) fn judge(rdma: &Rdma, machine: &Machine, findings: &mut Vec<Finding>)
     libraries(rdma, Level::Problem, findings);
     kernel(rdma, findings);
     for device in &rdma.devices {
-        self::device(device, machine, findings);
+        self::device(device, findings);
     }
     locked_memory(machine, findings);
     if !machine.cards_without_rdma.is_empty() {
@@ -112,7 +112,7 @@ fn kernel(rdma: &Rdma, findings: &mut Vec<Finding>) {
     }
 }
 
-fn device(device: &Device, machine: &Machine, findings: &mut Vec<Finding>) {
+fn device(device: &Device, findings: &mut Vec<Finding>) {
     let name = device.name.as_str();
     if let Some(error) = &device.error {
         match error.cause {
@@ -132,10 +132,8 @@ fn device(device: &Device, machine: &Machine, findings: &mut Vec<Finding>) {
         }
     }
     if let Some(error) = &device.registration_error {
-        findings.push(
-            Finding::new(Level::Problem, name, format!("not even 64 KiB of memory can be registered: {error}"))
-                .fix(RAISE_MEMLOCK),
-        );
+        let what = format!("not even 64 KiB of memory can be registered: {error}");
+        findings.push(Finding::new(Level::Problem, name, what));
     }
     if let Some(limits) = &device.limits {
         if !limits.memory_windows_2b {
@@ -150,20 +148,6 @@ fn device(device: &Device, machine: &Machine, findings: &mut Vec<Finding>) {
     if device.driver.as_deref() == Some("rdma_rxe") {
         let what = "it is Soft-RoCE: the CPU does the work of a card; for tests, not for speed";
         findings.push(Finding::new(Level::Note, name, what));
-    }
-    if device.dma_buf == Some(false) && !machine.gpus.is_empty() {
-        let loaded = machine.module("nvidia_peermem") == Module::Loaded;
-        let what = if loaded {
-            "it cannot register dma-buf memory; a GPU's memory goes through nvidia_peermem"
-        } else {
-            "it cannot register dma-buf memory; a GPU's memory is copied through memory of the host"
-        };
-        let finding = Finding::new(if loaded { Level::Note } else { Level::Warning }, name, what);
-        findings.push(if loaded {
-            finding
-        } else {
-            finding.fix("modprobe nvidia_peermem, or a newer driver of the card")
-        });
     }
     if !device.iwarp {
         device.ports.iter().for_each(|port| self::port(name, port, findings));
@@ -227,8 +211,7 @@ fn small_mtu(about: &str, mtu: u32, max: u32, netdev: &str, netdev_mtu: Option<u
                 "RDMA packets carry {mtu} bytes, since {netdev} has an MTU of {of}; {NETDEV_MTU_FOR_4096} gives {max}"
             ),
         )
-        .fix(format!("ip link set {netdev} mtu {NETDEV_MTU_FOR_4096} (or 9000), on every host and switch between"))
-        .fix("then remove and make again a Soft-RoCE device; connections that exist keep their MTU"),
+        .fix(format!("ip link set {netdev} mtu {NETDEV_MTU_FOR_4096} (or 9000), on hosts and switches alike; connections that exist keep theirs")),
         _ => Finding::new(
             Level::Warning,
             about,
@@ -238,49 +221,45 @@ fn small_mtu(about: &str, mtu: u32, max: u32, netdev: &str, netdev_mtu: Option<u
     }
 }
 
-const RAISE_MEMLOCK: &str = "LimitMEMLOCK=infinity in the systemd unit (kvof-target.service has it); for shells: \"* - memlock \
-                             unlimited\" in /etc/security/limits.d/rdma.conf, and log in again; docker run --ulimit memlock=-1";
+/// How to raise the limit on locked memory.
+fn raise(finding: Finding) -> Finding {
+    finding
+        .fix("systemd: LimitMEMLOCK=infinity, which kvof-target.service has")
+        .fix("shells: \"* - memlock unlimited\" in /etc/security/limits.d/rdma.conf, and log in again")
+        .fix("containers: docker run --ulimit memlock=-1")
+}
 
 fn locked_memory(machine: &Machine, findings: &mut Vec<Finding>) {
-    let wanted = TARGET_MEMORY + QUEUE_MEMORY;
+    let wanted = TARGET_MEMORY + RECEIVE_MEMORY * machine.cores as u64;
     for target in &machine.targets {
         if let Some(soft) = target.limits.locked_memory.0
             && soft < wanted
             && !target.may_lock_any
         {
-            findings.push(
-                Finding::new(
-                    Level::Warning,
-                    "locked memory",
-                    format!(
-                        "kvof-target (process {}) may lock {}; over RDMA it needs {} with the default configuration, and has {} locked",
-                        target.pid,
-                        size(soft),
-                        size(wanted),
-                        size(target.pinned)
-                    ),
-                )
-                .fix(RAISE_MEMLOCK),
-            );
+            let (pid, soft, wanted, pinned) = (target.pid, size(soft), size(wanted), size(target.pinned));
+            findings.push(raise(Finding::new(
+                Level::Warning,
+                "locked memory",
+                format!(
+                    "kvof-target (process {pid}) may lock {soft}; with the default configuration it locks up to {wanted} for RDMA; \
+                     {pinned} are locked now"
+                ),
+            )));
         }
     }
     if let Some(soft) = machine.limits.locked_memory.0
         && soft < wanted
         && !machine.may_lock_any
     {
-        findings.push(
-            Finding::new(
-                Level::Warning,
-                "locked memory",
-                format!(
-                    "what is started from here may lock {}; a target with the default configuration registers {} for RDMA, and a host \
-                     what its application gives it",
-                    size(soft),
-                    size(wanted)
-                ),
-            )
-            .fix(RAISE_MEMLOCK),
-        );
+        let (soft, wanted) = (size(soft), size(wanted));
+        findings.push(raise(Finding::new(
+            Level::Warning,
+            "locked memory",
+            format!(
+                "what is started from here may lock {soft}; a target with the default configuration locks up to {wanted} for RDMA, \
+                 a host what its application registers"
+            ),
+        )));
     }
 }
 

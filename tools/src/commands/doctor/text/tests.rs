@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::commands::doctor::{
+    gpu::Gpus,
     judge::judge,
-    made_up::{connectx, plain, soft_roce},
+    made_up::{connectx, gpu, plain, soft_roce},
     reach::Step,
 };
 
@@ -26,7 +27,8 @@ Linux as an NVMe host (kvof's own commands do without)
   nvme-rdma            modprobe nvme_rdma loads it
 
 GPU and DPU
-  GPUs                 none of NVIDIA
+  GPUs on PCI          none of NVIDIA
+  CUDA                 not installed
   nvidia_peermem       not loaded
   DOCA                 not installed";
 
@@ -85,9 +87,10 @@ fn findings_and_their_sum() {
     let expected = "
 Findings
   warning  rxe0 port 1: RDMA packets carry 1024 bytes, since ens3 has an MTU of 1500; 4200 gives 4096
-           → ip link set ens3 mtu 4200 (or 9000), on every host and switch between";
+           → ip link set ens3 mtu 4200 (or 9000), on hosts and switches alike; connections that exist keep theirs";
     assert!(text.starts_with(expected), "{text}");
     assert!(text.contains("\n  note     rxe0: it is Soft-RoCE"), "{text}");
+    assert!(text.contains("\n  warning  locked memory: what is started from here may lock 8 MiB"), "{text}");
     assert!(text.ends_with("\n  nothing is broken; 2 warnings"), "{text}");
     assert!(!text.contains("problem"), "{text}");
     assert_eq!(findings(&judge(&connectx())), "\nFindings\n  nothing is broken");
@@ -102,6 +105,24 @@ fn a_device_that_is_not_understood() {
     facts.rdma.devices[0].ports[0].rate.clear();
     let text = report(&facts);
     assert!(text.contains("\n  port 1: ACTIVE, LinkUp, Ethernet, on ens3 (MTU 1500)\n    no GIDs"), "{text}");
+}
+
+#[test]
+fn gpus_line_by_line() {
+    let mut facts = connectx();
+    facts.machine.gpus = vec!["0000:17:00.0".to_owned()];
+    facts.machine.doca = Some("/opt/mellanox/doca/lib64/libdoca_common.so.2".into());
+    facts.gpus = Gpus { devices: vec![gpu()], driver: true, error: None };
+    let expected = "
+
+GPU and DPU
+  GPUs on PCI          0000:17:00.0
+  CUDA                 12.4 known to the driver
+  nvidia_peermem       not loaded
+  DOCA                 /opt/mellanox/doca/lib64/libdoca_common.so.2, not used yet
+  cuda:0               NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0, PCI 0000:17:00.0, RDMA by dma-buf";
+    let text = report(&facts);
+    assert!(text.ends_with(expected), "{text}");
 }
 
 #[test]
