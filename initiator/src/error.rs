@@ -3,7 +3,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use kvof_spec::Status;
+use kvof_spec::rdma::CmStatus;
 use kvof_spec::tcp::{Fatal, FatalErrorStatus};
+
+use crate::Address;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = core::result::Result<T, E>;
@@ -13,7 +16,7 @@ pub type Result<T, E = Error> = core::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The text is no address, or names no host.
-    #[error("address {address:?}: {reason}; write host:port, [ipv6]:port or tcp://host:port")]
+    #[error("address {address:?}: {reason}; write host:port, [ipv6]:port, or either after tcp://, rdma:// or auto://")]
     Address {
         /// The text as it was given.
         address: String,
@@ -60,6 +63,16 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// Discovery knows no way to the subsystem.
+    #[error("discovery at {address} tells of no way to {subnqn} over RDMA or TCP that this host may use{}", digests_text(*.digests))]
+    NotOffered {
+        /// The discovery service.
+        address: Address,
+        /// The subsystem.
+        subnqn: String,
+        /// RDMA was left out, as digests are required, which only TCP has.
+        digests: bool,
+    },
     /// The controller answered with data that contradict themselves or the specification.
     #[error("{command}: the controller's answer is invalid: {reason}")]
     InvalidAnswer {
@@ -101,6 +114,17 @@ pub enum Error {
         after: Duration,
         /// Why the last attempt failed.
         last: Box<Self>,
+    },
+    /// The command's buffer cannot be moved: the RDMA device cannot reach it, or the GPU cannot copy it. Nothing was sent
+    /// if it could not be exposed.
+    #[error("{command}: its buffer of {len} bytes cannot be moved: {reason}")]
+    Memory {
+        /// Name of the command.
+        command: &'static str,
+        /// Bytes.
+        len: u32,
+        /// What the device, or the one that the memory is on, says.
+        reason: Arc<str>,
     },
     /// The controller handle was closed by [`disconnect`](crate::Controller::disconnect) or dropped.
     #[error("the controller was disconnected by this host")]
@@ -148,6 +172,38 @@ pub enum ConnectionError {
         what: Arc<str>,
         /// What the H2CTermReq says.
         fatal: Fatal,
+    },
+    /// The controller broke NVMe/RDMA; the connection was closed, which is all that can be said there.
+    #[error("the controller broke NVMe/RDMA: {0}")]
+    Misbehaviour(Arc<str>),
+    /// Something with RDMA failed on this machine.
+    #[error("{0}")]
+    Rdma(Arc<str>),
+    /// The controller rejects the RDMA connection.
+    #[error("the controller rejects the RDMA connection: {0}{way_out}", way_out = rejected_way_out(*.0))]
+    Rejected(CmStatus),
+    /// No RDMA connection to the address can be made.
+    #[error("no RDMA connection: {what}")]
+    Unreachable {
+        /// Which step failed and why.
+        what: Arc<str>,
+    },
+    /// The controller accepted the RDMA connection with terms that cannot work.
+    #[error("the controller accepts the RDMA connection with {0}")]
+    Terms(Arc<str>),
+    /// The device could not do what the connection needs, or the peer did not let it.
+    #[error("RDMA work failed: {0}")]
+    Work(Arc<str>),
+    /// The RDMA device of the connection was removed.
+    #[error("its RDMA device was removed")]
+    DeviceRemoved,
+    /// Device memory could not be read while the controller waited for it.
+    #[error("the data of {command} could not be read: {reason}")]
+    Memory {
+        /// Name of the command.
+        command: &'static str,
+        /// What the device says.
+        reason: Arc<str>,
     },
     /// The negotiated parameters cannot work.
     #[error("ICResp is not acceptable: {0}")]
@@ -261,6 +317,21 @@ impl Error {
 /// The end of the text of [`Error::Refused`].
 fn parameter_text(parameter: Option<&'static str>) -> String {
     parameter.map_or_else(String::new, |name| format!("; invalid is {name}"))
+}
+
+/// The end of the text of [`Error::NotOffered`].
+const fn digests_text(digests: bool) -> &'static str {
+    if digests { " (RDMA is left out: it has no digests, which are required)" } else { "" }
+}
+
+/// What to do about a rejection, as far as one can tell.
+const fn rejected_way_out(status: CmStatus) -> &'static str {
+    match status {
+        CmStatus::NO_RESOURCES => "; fewer queues (io_queues) or a smaller queue_depth may fit, or try later",
+        CmStatus::INVALID_HSQSIZE | CmStatus::INVALID_HRQSIZE => "; a smaller queue_depth may fit",
+        CmStatus::INVALID_QID => "; fewer queues (io_queues) may fit",
+        _ => "",
+    }
 }
 
 impl ConnectionError {

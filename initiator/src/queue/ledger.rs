@@ -54,11 +54,6 @@ impl<X> Ledger<X> {
         Self { address, commands: CommandTable::new(capacity), done: Vec::new(), end: None }
     }
 
-    /// What errors call the controller.
-    pub(crate) const fn address(&self) -> &Arc<str> {
-        &self.address
-    }
-
     /// Why the connection is over.
     pub(crate) const fn ended(&self) -> Option<&ConnectionError> {
         self.end.as_ref()
@@ -160,6 +155,18 @@ impl<X> Ledger<X> {
             let error = self.lost();
             self.refuse(command.key, command.payload, error);
         }
+    }
+
+    /// Takes back the answer of the command that was submitted with `key`, which nobody has seen yet; [`Self::release`]
+    /// gives it out later. None if there is none.
+    pub(crate) fn recall(&mut self, key: usize) -> Option<Answer> {
+        let at = self.done.iter().rposition(|(of, _)| *of == key)?;
+        Some(self.done.swap_remove(at).1)
+    }
+
+    /// Gives out what [`Self::recall`] took back.
+    pub(crate) fn release(&mut self, key: usize, answer: Answer) {
+        self.done.push((key, answer));
     }
 
     /// Answers command `cid` with `error`.

@@ -4,11 +4,11 @@ use std::{
     io::{IoSlice, IoSliceMut},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
-    event::PollFlags,
+    event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, OwnedFd},
     io::Errno,
     net::{
@@ -27,6 +27,10 @@ use crate::{
 
 /// Receives in one round, so that sending and new commands get their turn.
 const RECEIVES_A_ROUND: usize = 16;
+/// Copies of device memory are looked at so often even if nothing tells that one is over.
+const COPY_CHECK: Duration = Duration::from_millis(10);
+/// After this time it is told that copies keep a connection from ending.
+const COPY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connected socket and its queue.
 pub(crate) struct Socket {
@@ -34,6 +38,8 @@ pub(crate) struct Socket {
     socket: OwnedFd,
     /// The socket takes no more bytes.
     full: bool,
+    /// The queue takes no more bytes: it waits for copies to device memory.
+    paused: bool,
 }
 
 impl Line for Socket {
@@ -54,7 +60,7 @@ impl Line for Socket {
             }
             Err(e) => return Err(failed(e)),
         }
-        Ok(Self { queue: TcpQueue::new(Arc::clone(&link.name), link.settings), socket, full: false })
+        Ok(Self { queue: TcpQueue::new(Arc::clone(&link.name), link.settings), socket, full: false, paused: false })
     }
 
     fn queue(&mut self) -> &mut TcpQueue {
@@ -62,22 +68,45 @@ impl Line for Socket {
     }
 
     fn exchange(&mut self) -> Result<bool, ConnectionError> {
+        let copied = self.queue.handle_copies();
         let sent = self.send()?;
-        Ok(self.receive()? || sent)
+        Ok(self.receive()? || sent || copied)
     }
 
     fn sleep(&mut self, bell: &Bell, time: Option<Duration>) -> Result<(), ConnectionError> {
-        let mut events = PollFlags::IN;
-        if self.full {
-            events |= PollFlags::OUT;
-        }
-        wait(&[(self.socket.as_fd(), events)], bell, time).map(|_| ())
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::IN, !self.paused);
+        events.set(PollFlags::OUT, self.full);
+        let socket = (self.socket.as_fd(), events);
+        match self.queue.copies_fd().filter(|_| self.queue.is_copying()) {
+            None => wait(&[socket], bell, time)?,
+            Some(copies) => {
+                let time = time.map_or(COPY_CHECK, |t| t.min(COPY_CHECK));
+                wait(&[socket, (copies, PollFlags::IN)], bell, Some(time))?
+            }
+        };
+        Ok(())
     }
 
-    /// Says good-bye, as far as the socket takes it at once.
+    /// Says good-bye, as far as the socket takes it at once, and waits for copies from and to device memory: their
+    /// buffers go back to their owners after that.
     fn part(&mut self) {
         let _ = self.send();
         let _ = rustix::net::shutdown(self.socket.as_fd(), Shutdown::Write);
+        let begun = Instant::now();
+        let mut told = false;
+        while self.queue.is_leaving() {
+            if !told && begun.elapsed() > COPY_PATIENCE {
+                told = true;
+                tracing::warn!("copies from or to device memory do not end; their buffers cannot be given back before");
+            }
+            if !self.queue.handle_copies() {
+                let time = Timespec::try_from(COPY_CHECK).ok();
+                let fds = self.queue.copies_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                // Whatever it says, the copies are looked at again.
+                let _ = poll(&mut fds.into_iter().collect::<Vec<_>>(), time.as_ref());
+            }
+        }
     }
 }
 
@@ -122,6 +151,10 @@ impl Socket {
         for _ in 0..RECEIVES_A_ROUND {
             let (direct, buffered) = self.queue.receive();
             let room = direct.len() + buffered.len();
+            self.paused = room == 0;
+            if self.paused {
+                break;
+            }
             let mut both = [IoSliceMut::new(direct), IoSliceMut::new(buffered)];
             let iov = if both[0].is_empty() { &mut both[1..] } else { &mut both[..] };
             match recvmsg(&self.socket, iov, &mut RecvAncillaryBuffer::default(), RecvFlags::DONTWAIT) {

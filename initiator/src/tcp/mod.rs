@@ -3,18 +3,21 @@
 //! [`TcpQueue`] is one connection and the queue pair on it. Its driver moves bytes:
 //! [`prepare_transmit`](TcpQueue::prepare_transmit), [`transmit`](TcpQueue::transmit) and
 //! [`handle_sent`](TcpQueue::handle_sent) for one direction, [`receive`](TcpQueue::receive) and
-//! [`handle_received`](TcpQueue::handle_received) for the other. Data go from and to the callers' buffers directly.
+//! [`handle_received`](TcpQueue::handle_received) for the other. Data go from and to the callers' buffers directly, or, if
+//! these are device memory, through pinned pieces, whose copies [`handle_copies`](TcpQueue::handle_copies) follows.
 //!
 //! Nothing that the controller sends is used before it is proven: types, lengths, offsets, tags, identifiers and order.
 //! What is wrong ends the connection with an H2CTermReq; then every command is answered with that error.
 
 mod driver;
 mod receive;
+mod staged;
 mod transmit;
 
 use std::{sync::Arc, time::Instant};
 
 use crc_fast::CrcAlgorithm;
+use kvof_memory::staging::{Stager, StagingLimits, TransferId};
 use kvof_spec::tcp::{COMMON_HEADER_SIZE, Digests, Fatal, FatalErrorStatus, HEADER_SIZE_MAX, IcReq, PduType, TermReq};
 use kvof_spec::{AdminOpcode, SglDescriptor, Status};
 use zerocopy::IntoBytes;
@@ -24,6 +27,7 @@ use crate::{
     queue::{Answer, Command, Direction, HostQueue, Ledger},
 };
 use receive::Receiver;
+use staged::{Leaving, Staged};
 use transmit::{Mark, Transmitter};
 
 pub(crate) use driver::Socket;
@@ -79,6 +83,8 @@ struct Transfer {
     unsent: u32,
     /// R2Ts that are not fully answered yet.
     r2ts: u32,
+    /// The data are in device memory, and staged.
+    staging: Option<TransferId>,
 }
 
 impl Transfer {
@@ -94,6 +100,7 @@ impl Transfer {
         solicited: 0,
         unsent: 0,
         r2ts: 0,
+        staging: None,
     };
 
     /// Whether bytes of the caller's buffer still have to go out.
@@ -109,6 +116,10 @@ impl Transfer {
 /// One connection to a controller and the queue pair on it.
 #[derive(Debug)]
 pub(crate) struct TcpQueue {
+    /// Before the buffers that it copies from and to: dropping it waits for copies.
+    stager: Stager,
+    /// Answers that wait for copies.
+    leaving: Vec<Leaving>,
     ledger: Ledger<Transfer>,
     settings: Settings,
     negotiated: Option<Negotiated>,
@@ -128,6 +139,8 @@ impl TcpQueue {
         let mut tx = Transmitter::default();
         tx.push_pdu(&[IcReq::new(settings.hpda, asked, settings.maxr2t).as_bytes()], None, &[], Mark::Other);
         Self {
+            stager: Stager::new(StagingLimits::default()),
+            leaving: Vec::new(),
             ledger: Ledger::new(address, settings.capacity),
             settings,
             negotiated: None,
@@ -170,7 +183,17 @@ impl TcpQueue {
             cqe.status()
         };
         let received = command.transfer.received;
+        let staged = Staged::of(&command);
+        if let Some(staged) = staged {
+            match command.transfer.direction {
+                Direction::FromController => self.stager.flush(staged.id),
+                _ => self.stager.close(staged.id),
+            }
+        }
         self.ledger.complete(command, cqe, status, received);
+        if let Some(staged) = staged {
+            self.hold_back(staged);
+        }
     }
 }
 
@@ -179,11 +202,16 @@ impl HostQueue for TcpQueue {
         let (name, opcode) = (command.name, command.sqe.opcode);
         let in_capsule_max = if opcode == AdminOpcode::FABRICS.0 { ADMIN_IN_CAPSULE } else { self.settings.in_capsule };
         let ready = self.negotiated.is_some();
+        let range = command.payload.device_range();
         let admitted = self.ledger.admit(key, command, ready, |_, direction, len| {
-            let in_capsule = direction == Direction::ToController && len <= in_capsule_max;
+            // Staged data are not there yet when the capsule goes.
+            let in_capsule = direction == Direction::ToController && len <= in_capsule_max && range.is_none();
             Ok(Transfer { direction, len, in_capsule, ..Transfer::NEW })
         });
         let Some((cid, mut sqe)) = admitted else { return };
+        if range.is_some_and(|range| !self.stage(cid, range)) {
+            return;
+        }
         let sent = match (self.ledger.commands.get(cid), &self.negotiated) {
             (Some(command), Some(negotiated)) => {
                 let Transfer { direction, len, in_capsule, .. } = command.transfer;
@@ -225,18 +253,29 @@ impl HostQueue for TcpQueue {
     /// A buffer that is needed for sending takes the connection with it, and so does a command that has no answer after
     /// twice its time.
     fn handle_timeout(&mut self, now: Instant) {
-        if let Some(overdue) = self.ledger.expire(now, Transfer::needs_buffer) {
-            self.ledger.time_out(&overdue, now);
+        let overdue = self.ledger.expire(now, Transfer::needs_buffer);
+        if let Some(overdue) = &overdue {
+            self.ledger.time_out(overdue, now);
+        }
+        if self.stager.is_in_use() {
+            self.hold_back_expired();
+        }
+        if let Some(overdue) = overdue {
             self.fail(overdue.cause());
         }
     }
 
     fn fail(&mut self, cause: ConnectionError) {
         if self.ledger.end(cause) {
-            for cid in self.ledger.commands.cids() {
-                self.ledger.lose(cid);
-            }
             self.tx.clear();
+            for cid in self.ledger.commands.cids() {
+                let staged = self.ledger.commands.get(cid).and_then(Staged::of);
+                self.ledger.lose(cid);
+                if let Some(staged) = staged {
+                    self.stager.close(staged.id);
+                    self.hold_back(staged);
+                }
+            }
         }
     }
 

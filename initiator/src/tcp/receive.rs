@@ -35,6 +35,8 @@ pub(super) struct Receiver {
     scratch: Vec<u8>,
     /// Bytes of the first slice that [`TcpQueue::receive`] gave last.
     direct: usize,
+    /// Bytes of the buffer wait for a staging piece.
+    blocked: bool,
 }
 
 /// What the next byte belongs to.
@@ -71,6 +73,7 @@ impl Receiver {
             stage: Stage::Header,
             scratch: Vec::new(),
             direct: 0,
+            blocked: false,
         }
     }
 
@@ -83,9 +86,14 @@ impl Receiver {
 type Violation = (Fatal, String);
 
 impl TcpQueue {
-    /// Where the next bytes go: first into the first slice, which may be empty, then into the second.
+    /// Where the next bytes go: first into the first slice, which may be empty, then into the second. No room at all:
+    /// every staging piece is being copied, and [`Self::handle_copies`] makes room.
     pub(crate) fn receive(&mut self) -> (&mut [u8], &mut [u8]) {
         let rx = &mut self.rx;
+        rx.direct = 0;
+        if rx.blocked {
+            return (&mut [], &mut []);
+        }
         if rx.start > 0 {
             rx.buffer.copy_within(rx.start..rx.end, 0);
             rx.end -= rx.start;
@@ -97,9 +105,13 @@ impl TcpQueue {
         let mut direct: &mut [u8] = &mut [];
         if let Stage::Data(incoming) = &rx.stage {
             match self.ledger.commands.get_mut(incoming.cid) {
-                Some(command) if command.expired.is_none() => {
-                    direct = command.payload.incoming(incoming.offset, incoming.left).unwrap_or_default();
-                }
+                Some(command) if command.expired.is_none() => match command.transfer.staging {
+                    None => direct = command.payload.incoming(incoming.offset, incoming.left).unwrap_or_default(),
+                    Some(id) => match self.stager.place(id, incoming.offset, incoming.left) {
+                        Some(place) => direct = place,
+                        None => return (&mut [], &mut []),
+                    },
+                },
                 _ => {
                     rx.scratch.resize(SCRATCH_SIZE, 0);
                     direct = rx.scratch.get_mut(..incoming.left.min(SCRATCH_SIZE)).unwrap_or_default();
@@ -136,6 +148,12 @@ impl TcpQueue {
             self.advance_data(direct);
         }
         self.rx.end = (self.rx.end + (n - direct)).min(self.rx.buffer.len());
+        self.resume();
+    }
+
+    /// Uses the bytes that have come, as far as it can.
+    pub(super) fn resume(&mut self) {
+        self.rx.blocked = false;
         while self.ledger.ended().is_none() {
             match self.step() {
                 Ok(true) => {}
@@ -155,15 +173,26 @@ impl TcpQueue {
             Stage::Header => self.step_header(),
             Stage::Data(incoming) => {
                 if incoming.left > 0 {
-                    let n = incoming.left.min(self.rx.end - self.rx.start);
+                    let mut n = incoming.left.min(self.rx.end - self.rx.start);
                     if n == 0 {
                         return Ok(false);
                     }
                     if let Some(command) = self.ledger.commands.get_mut(incoming.cid)
                         && command.expired.is_none()
                     {
+                        let to = match command.transfer.staging {
+                            None => command.payload.incoming(incoming.offset, n),
+                            Some(id) => {
+                                let Some(place) = self.stager.place(id, incoming.offset, n) else {
+                                    self.rx.blocked = true;
+                                    return Ok(false);
+                                };
+                                n = place.len();
+                                Some(place)
+                            }
+                        };
                         let from = self.rx.buffer.get(self.rx.start..self.rx.start + n);
-                        match (command.payload.incoming(incoming.offset, n), from) {
+                        match (to, from) {
                             (Some(to), Some(from)) => to.copy_from_slice(from),
                             _ => {
                                 let command = command.name;
@@ -198,11 +227,17 @@ impl TcpQueue {
     /// `n` more bytes of the current C2HData are in the command's buffer.
     fn advance_data(&mut self, n: usize) {
         let Stage::Data(incoming) = &mut self.rx.stage else { return };
-        match (self.ledger.commands.get_mut(incoming.cid), &mut incoming.digest) {
-            (Some(command), Some(digest)) if command.expired.is_none() => {
-                digest.update(command.payload.incoming(incoming.offset, n).unwrap_or_default());
+        if let Some(command) = self.ledger.commands.get_mut(incoming.cid).filter(|c| c.expired.is_none()) {
+            let staged = command.transfer.staging.is_some();
+            if let Some(digest) = &mut incoming.digest {
+                digest.update(match staged {
+                    true => self.stager.placed(n),
+                    false => command.payload.incoming(incoming.offset, n).unwrap_or_default(),
+                });
             }
-            _ => {}
+            if staged {
+                self.stager.advance(n);
+            }
         }
         incoming.offset += n;
         incoming.left -= n.min(incoming.left);
@@ -212,6 +247,9 @@ impl TcpQueue {
         let Some(command) = self.ledger.commands.get_mut(incoming.cid) else { return };
         command.transfer.received = command.transfer.received.saturating_add(incoming.datal);
         command.transfer.last |= incoming.last;
+        if let (true, Some(id)) = (incoming.last, command.transfer.staging) {
+            self.stager.flush(id);
+        }
         if incoming.success {
             self.complete(incoming.cid, Cqe::new(incoming.cid, Status::SUCCESS));
         }
@@ -414,7 +452,14 @@ impl TcpQueue {
         transfer.solicited = solicited;
         transfer.unsent += r2tl;
         transfer.r2ts += 1;
-        self.tx.push_grant(Grant { cid, ttag: pdu.ttag.get(), offset: r2to, left: r2tl });
+        let grant = Grant { cid, ttag: pdu.ttag.get(), offset: r2to, left: r2tl };
+        match transfer.staging {
+            None => self.tx.push_grant(grant),
+            Some(id) => {
+                self.stager.want(id, r2to as usize, r2tl as usize);
+                self.tx.push_staged(grant);
+            }
+        }
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, io::IoSlice};
 
+use kvof_memory::staging::{Ready, Stager};
 use kvof_spec::{
     Sqe,
     tcp::{CapsuleCmd, Digests, H2cData},
@@ -34,6 +35,8 @@ pub(super) struct Transmitter {
     /// Whether some bytes of the first PDU are sent.
     pdu_begun: bool,
     grants: VecDeque<Grant>,
+    /// R2Ts for data that are staged.
+    pub(super) staged: VecDeque<Grant>,
 }
 
 /// A piece of the stream.
@@ -43,6 +46,8 @@ enum Part {
     Head(usize),
     /// Bytes of a command's buffer.
     Data { cid: u16, offset: usize, len: usize },
+    /// Bytes of a staged piece.
+    Staged { slot: usize, at: usize, len: usize },
 }
 
 /// A PDU in the stream.
@@ -72,14 +77,19 @@ pub(super) struct Grant {
 impl Transmitter {
     /// Appends a PDU made of `heads`, data and a `tail` after them.
     pub(super) fn push_pdu(&mut self, heads: &[&[u8]], data: Option<(u16, usize, usize)>, tail: &[u8], mark: Mark) {
+        let data = data.map(|(cid, offset, len)| (Part::Data { cid, offset, len }, len));
+        self.push_parts(heads, data, tail, mark);
+    }
+
+    fn push_parts(&mut self, heads: &[&[u8]], data: Option<(Part, usize)>, tail: &[u8], mark: Mark) {
         let head_len: usize = heads.iter().map(|h| h.len()).sum();
         for head in heads {
             self.heads.extend_from_slice(head);
         }
         self.push_head(head_len);
         let mut total = head_len + tail.len();
-        if let Some((cid, offset, len)) = data {
-            self.parts.push_back(Part::Data { cid, offset, len });
+        if let Some((part, len)) = data {
+            self.parts.push_back(part);
             total += len;
         }
         self.heads.extend_from_slice(tail);
@@ -154,10 +164,32 @@ impl Transmitter {
         *self = Self::default();
     }
 
-    /// Makes H2CData PDUs as long as there are R2Ts and few pieces wait. Gives the command whose buffer lacks bytes.
-    fn make_data(&mut self, commands: &CommandTable<Transfer>, negotiated: &Negotiated) -> Result<(), &'static str> {
-        while self.parts.len() < PARTS_AHEAD {
-            let Some(grant) = self.grants.front_mut() else { break };
+    /// Whether so few pieces wait that another PDU is worth making.
+    fn wants_more(&self) -> bool {
+        self.parts.len() < PARTS_AHEAD
+    }
+
+    /// Appends an H2CData PDU with the bytes of a staged piece.
+    pub(super) fn push_staged_pdu(
+        &mut self,
+        header: &[u8],
+        pdo: u8,
+        ready: Ready,
+        tail: &[u8],
+        negotiated: &Negotiated,
+        mark: Mark,
+    ) {
+        let digest = crc32c_if(negotiated.digests.header, header);
+        let digest = digest.as_ref().map_or(&[][..], |d| d);
+        let pad = usize::from(pdo).saturating_sub(header.len() + digest.len());
+        let Ready { slot, at, len, .. } = ready;
+        let part = Part::Staged { slot, at, len };
+        self.push_parts(&[header, digest, ZEROS.get(..pad).unwrap_or_default()], Some((part, len)), tail, mark);
+    }
+
+    /// Makes the next H2CData PDU if there is an R2T. Gives the command whose buffer lacks bytes.
+    fn make_data(&mut self, commands: &CommandTable<Transfer>, negotiated: &Negotiated) -> Result<bool, &'static str> {
+        while let Some(grant) = self.grants.front_mut() {
             let len = grant.left.min(negotiated.maxh2cdata);
             let last = len == grant.left;
             let (cid, offset) = (grant.cid, grant.offset);
@@ -171,17 +203,29 @@ impl Transmitter {
             let mark = Mark::Data { cid, len, last };
             self.push_framed(pdu.as_bytes(), pdu.ch.pdo, cid, offset, len, &command.payload, negotiated, mark)
                 .map_err(|()| command.name)?;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Notes that `sent` bytes are sent, and tells each PDU that is complete with them.
-    fn advance(&mut self, mut sent: usize, mut complete: impl FnMut(Mark)) {
+    fn advance(&mut self, mut sent: usize, stager: &mut Stager, mut complete: impl FnMut(Mark)) {
         let mut of_parts = sent;
         while of_parts > 0 {
             let Some(part) = self.parts.front_mut() else { break };
             let left = match part {
                 Part::Head(left) => left,
+                Part::Staged { slot, at, len } => {
+                    let n = of_parts.min(*len);
+                    stager.sent(*slot, n);
+                    *at += n;
+                    *len -= n;
+                    of_parts -= n;
+                    if *len == 0 {
+                        self.parts.pop_front();
+                    }
+                    continue;
+                }
                 Part::Data { len, offset, .. } => {
                     let n = of_parts.min(*len);
                     *offset += n;
@@ -226,7 +270,7 @@ impl TcpQueue {
     /// Makes ready what can be sent; gives whether there is something.
     pub(crate) fn prepare_transmit(&mut self) -> bool {
         if let Some(negotiated) = self.negotiated.filter(|_| self.ledger.ended().is_none())
-            && let Err(command) = self.tx.make_data(&self.ledger.commands, &negotiated)
+            && let Err(command) = self.make_pdus(&negotiated)
         {
             self.fail(ConnectionError::Buffer { command });
         }
@@ -238,6 +282,18 @@ impl TcpQueue {
             self.fail(ConnectionError::Buffer { command });
         }
         !self.tx.parts.is_empty()
+    }
+
+    /// Makes H2CData PDUs as long as there are R2Ts and few pieces wait: of the callers' buffers and of staged bytes in
+    /// turns. Gives the command whose buffer lacks bytes.
+    fn make_pdus(&mut self, negotiated: &Negotiated) -> Result<(), &'static str> {
+        while self.tx.wants_more() && self.ledger.ended().is_none() {
+            let made = self.tx.make_data(&self.ledger.commands, negotiated)?;
+            if !(self.make_staged(negotiated) || made) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The bytes to send next, in order; gives how many of `iov` are set.
@@ -254,6 +310,7 @@ impl TcpQueue {
                 Part::Data { cid, offset, len } => {
                     self.ledger.commands.get(cid).and_then(|c| c.payload.outgoing(offset, len))
                 }
+                Part::Staged { slot, at, len } => self.stager.bytes(slot, at, len),
             };
             let Some(bytes) = bytes else { break };
             *slot = IoSlice::new(bytes);
@@ -265,7 +322,7 @@ impl TcpQueue {
     /// `n` bytes of what [`Self::transmit`] gave are sent.
     pub(crate) fn handle_sent(&mut self, n: usize) {
         let commands = &mut self.ledger.commands;
-        self.tx.advance(n, |mark| match mark {
+        self.tx.advance(n, &mut self.stager, |mark| match mark {
             Mark::Other => {}
             Mark::Capsule { cid } => {
                 if let Some(command) = commands.get_mut(cid) {

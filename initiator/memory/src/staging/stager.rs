@@ -175,6 +175,12 @@ impl Stager {
         self.copying > 0
     }
 
+    /// Whether there are transfers that have not ended.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        !self.transfers.is_empty()
+    }
+
     /// Readable when a copy is over; none before the first transfer.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
