@@ -9,7 +9,7 @@ use kvof_spec::log::{
 use kvof_spec::nqn::DISCOVERY_NQN;
 use kvof_spec::{Csi, FromBytes};
 
-use crate::{Address, ConnectOptions, Controller, Error, Result};
+use crate::{Address, ConnectOptions, Controller, Error, Result, Transport};
 
 /// Entries that are read with one command.
 const RECORDS_A_READ: u64 = 16;
@@ -47,13 +47,26 @@ pub struct DiscoveryEntry {
 }
 
 impl DiscoveryEntry {
-    /// Where to connect to; `None` if the transport is not TCP or the address makes no sense.
+    /// Where to connect to; `None` if the transport is neither TCP nor RDMA or the address makes no sense.
     #[must_use]
     pub fn address(&self) -> Option<Address> {
-        if self.trtype != TransportType::TCP {
-            return None;
+        let transport = match self.trtype {
+            TransportType::TCP => Transport::Tcp,
+            TransportType::RDMA => Transport::Rdma,
+            _ => return None,
+        };
+        Some(Address::new(self.traddr.clone(), self.trsvcid.parse().ok()?).ok()?.with_transport(transport))
+    }
+
+    /// As [`Self::address`], for a host that `asked` discovery at this address: a target that listens on every address
+    /// may name none in particular (0.0.0.0, ::), and then the one that was asked reaches it.
+    #[must_use]
+    pub fn address_from(&self, asked: &Address) -> Option<Address> {
+        let named = self.address()?;
+        if matches!(named.host(), "0.0.0.0" | "::") {
+            return Some(Address::new(asked.host(), named.port()).ok()?.with_transport(named.transport()));
         }
-        Address::new(self.traddr.clone(), self.trsvcid.parse().ok()?).ok()
+        Some(named)
     }
 
     /// Whether this names another discovery controller.
@@ -101,6 +114,11 @@ impl DiscoveryController {
     pub async fn connect(address: &Address, options: &ConnectOptions) -> Result<Self> {
         let options = ConnectOptions { io_queues: 0, ..options.clone() };
         Ok(Self { controller: Controller::connect(address, DISCOVERY_NQN, &options).await? })
+    }
+
+    /// On a connection to a discovery controller.
+    pub(crate) const fn of(controller: Controller) -> Self {
+        Self { controller }
     }
 
     /// The controller, for admin commands.
@@ -201,6 +219,18 @@ mod tests {
         let entry = entry(&record);
         assert_eq!(entry.address().unwrap().to_string(), "tcp://127.0.0.1:4420");
         assert_eq!((entry.subnqn.as_str(), entry.transport(), entry.is_referral()), (nqn.as_str(), "tcp", false));
+        let asked = "rdma://host:1".parse().unwrap();
+        assert_eq!(entry.address_from(&asked), entry.address());
+        let mut of = |transport: TransportType, traddr: &[u8]| {
+            record.trtype = transport.0;
+            record.traddr = [b' '; 256];
+            record.traddr[..traddr.len()].copy_from_slice(traddr);
+            super::entry(&record).address_from(&asked).map(|a| a.to_string())
+        };
+        assert_eq!(of(TransportType::RDMA, b"10.0.0.1").as_deref(), Some("rdma://10.0.0.1:4420"));
+        assert_eq!(of(TransportType::RDMA, b"0.0.0.0").as_deref(), Some("rdma://host:4420"));
+        assert_eq!(of(TransportType::TCP, b"::").as_deref(), Some("tcp://host:4420"));
+        assert_eq!(of(TransportType::FIBRE_CHANNEL, b"10.0.0.1"), None);
         record.traddr = [0xff; 256];
         assert_eq!(super::entry(&record).address(), None);
     }

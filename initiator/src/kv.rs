@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use kvof_kv::{IdentifyKvNamespace, Key, KvCommand, KvLimits, ListReader, RetrieveOptions, StoreOptions};
 use kvof_spec::identify::Cns;
-use kvof_spec::{Csi, SglDescriptor, Sqe};
+use kvof_spec::{Csi, KvOpcode, SglDescriptor, Sqe};
 
-use crate::{Controller, Error, IoBuf, IoBufMut, RawCompletion, Result, controller::Io, queue::Reply};
+use crate::{
+    Controller, Error, IoBuf, IoBufMut, RawCompletion, Result,
+    controller::Io,
+    queue::{Extent, Reply},
+};
 
 /// Buffer of one List command, bytes: 800 keys of 16 bytes.
 const LIST_BUFFER: usize = 16 << 10;
@@ -102,7 +106,9 @@ impl KvNamespace {
         (self.nsze, self.nuse)
     }
 
-    /// Longest value that one Store or Retrieve moves, bytes: KVVML or MDTS, whichever is less.
+    /// Longest value that one Store or Retrieve moves, bytes: KVVML or [`ControllerInfo::max_transfer`], whichever is less.
+    ///
+    /// [`ControllerInfo::max_transfer`]: crate::ControllerInfo::max_transfer
     #[must_use]
     pub fn max_value_len(&self) -> u32 {
         self.limits.kvvml.min(self.controller.max_transfer())
@@ -129,21 +135,22 @@ impl KvNamespace {
     /// Reads the value of `key` into `buffer`, as much of it as fits, and gives the buffer back.
     ///
     /// # Errors
-    /// [`Error::is_key_missing`]; [`Error::Argument`] if the buffer is larger than MDTS allows.
+    /// [`Error::is_key_missing`]; [`Error::Argument`] if the buffer is larger than one command moves.
     pub async fn retrieve<B: IoBufMut>(&self, key: Key, mut buffer: B) -> (Result<Retrieved>, B) {
         let len = match self.check(&key, "buffer length", buffer.room(), false) {
             Ok(len) => len,
             Err(error) => return (Err(error), buffer),
         };
         let sqe = KvCommand::retrieve(self.nsid, &key, RetrieveOptions::empty(), len).to_sqe(SglDescriptor::default());
-        let (result, buffer) = self.controller.io_in(self.io("Retrieve", sqe), buffer).await;
+        let io = Io { extent: Extent::Value, ..self.io("Retrieve", sqe) };
+        let (result, buffer) = self.controller.io_in(io, buffer).await;
         (result.and_then(|reply| retrieved(&reply, len)), buffer)
     }
 
     /// Reads the whole value of `key` into a new vector: one command for a value of up to 4 KiB, two for a longer one.
     ///
     /// # Errors
-    /// [`Error::is_key_missing`]; [`Error::Argument`] if the value is longer than MDTS allows.
+    /// [`Error::is_key_missing`]; [`Error::Argument`] if the value is longer than one command moves.
     pub async fn retrieve_vec(&self, key: Key) -> Result<Vec<u8>> {
         let mut len = FIRST_READ.min(self.controller.max_transfer());
         for _ in 0..READS_MAX {
@@ -257,11 +264,12 @@ impl KvNamespace {
     }
 
     const fn io(&self, name: &'static str, sqe: Sqe) -> Io {
-        Io { name, sqe, timeout: self.timeout, repeat: self.repeat }
+        Io { name, sqe, timeout: self.timeout, repeat: self.repeat, extent: Extent::Buffer }
     }
 
     const fn raw(&self, sqe: Sqe) -> Io {
-        Io { name: "KV command", sqe, timeout: self.timeout, repeat: false }
+        let extent = if sqe.opcode == KvOpcode::RETRIEVE.0 { Extent::Value } else { Extent::Buffer };
+        Io { name: "KV command", sqe, timeout: self.timeout, repeat: false, extent }
     }
 
     /// Checks a key and a length before anything is sent.
@@ -270,11 +278,11 @@ impl KvNamespace {
             let rule = format!("keys of namespace {} have 1 to {} bytes (KVKML)", self.nsid, self.limits.kvkml);
             return Err(Error::argument("key length", key.len(), rule));
         }
-        let max_transfer = self.controller.max_transfer();
+        let (max_transfer, rule) = self.controller.transfer_limit();
         let (limit, name) = if is_value && self.limits.kvvml < max_transfer {
             (self.limits.kvvml, "KVVML")
         } else {
-            (max_transfer, "MDTS")
+            (max_transfer, rule)
         };
         u32::try_from(len).ok().filter(|len| *len <= limit).ok_or_else(|| {
             Error::argument(what, len, format!("one command of namespace {} moves {limit} bytes ({name})", self.nsid))

@@ -81,10 +81,11 @@ mod nvm;
 mod options;
 mod port;
 mod queue;
+mod rdma;
 mod tcp;
 mod watch;
 
-pub use address::Address;
+pub use address::{Address, DEFAULT_PORT, Transport};
 pub use buffer::{IoBuf, IoBufMut};
 pub use controller::{AdminData, Controller, ControllerInfo, NamespaceInfo, RawCompletion};
 pub use discovery::{DiscoveryController, DiscoveryEntry, discover};
@@ -92,6 +93,7 @@ pub use error::{ConnectionError, Error, Result};
 pub use kv::{Keys, KvNamespace, Retrieved};
 pub use nvm::NvmNamespace;
 pub use options::{ConnectOptions, DigestMode, ReconnectPolicy};
+pub use rdma::{KeyProtection, RdmaPath};
 
 pub use kvof_memory::{self as memory, BUFFER_ALIGN, Buffer, MemoryKind, MemoryRegion};
 

@@ -6,7 +6,7 @@ use kvof_spec::identify::{Cns, IdentifyNamespace};
 use kvof_spec::io::RwCmd;
 use kvof_spec::{Csi, FromBytes, NvmOpcode, Sqe};
 
-use crate::{Controller, Error, IoBuf, IoBufMut, Result, controller::Io};
+use crate::{Controller, Error, IoBuf, IoBufMut, Result, controller::Io, queue::Extent};
 
 /// An NVM namespace of a connected [`Controller`]. A clone is another handle to the same namespace.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ impl NvmNamespace {
     }
 
     const fn io(&self, name: &'static str, sqe: Sqe) -> Io {
-        Io { name, sqe, timeout: self.timeout, repeat: false }
+        Io { name, sqe, timeout: self.timeout, repeat: false, extent: Extent::Buffer }
     }
 
     fn command(&self, opcode: NvmOpcode, slba: u64, len: usize) -> Result<Sqe> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-/// Whether a digest (CRC-32C) protects the PDUs of a connection.
+/// Whether a digest (CRC-32C) protects the PDUs of a connection. There is none over RDMA, where a connection that
+/// requires one is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum DigestMode {
     /// Not asked for.
@@ -57,18 +58,18 @@ pub struct ConnectOptions {
     pub queue_depth: u16,
     /// Keep Alive Timeout (KATO); zero: none. The controller drops the association when it hears nothing for so long.
     pub keep_alive: Duration,
-    /// Header digest.
+    /// Header digest (TCP).
     pub header_digest: DigestMode,
-    /// Data digest.
+    /// Data digest (TCP).
     pub data_digest: DigestMode,
-    /// Alignment of the data that the controller sends, dwords, 0's based (HPDA), at most 31.
+    /// Alignment of the data that the controller sends, dwords, 0's based (HPDA), at most 31 (TCP).
     pub hpda: u8,
-    /// R2Ts that the controller may have outstanding for one command, 0's based (MAXR2T).
+    /// R2Ts that the controller may have outstanding for one command, 0's based (MAXR2T; TCP).
     pub maxr2t: u32,
     /// Disable submission queue flow control (CATTR bit 2). It is enabled by default, as in Linux.
     pub disable_sq_flow_control: bool,
-    /// Time for resolving the name, the TCP connection and ICReq/ICResp of each queue, and then for each command that
-    /// sets the controller up.
+    /// Time for resolving the name and making the connection of each queue (TCP: with ICReq and ICResp; RDMA: with
+    /// address and route), and then for each command that sets the controller up.
     pub connect_timeout: Duration,
     /// Time for one command, from the call to its answer, waiting for a free slot or a reconnect included.
     pub command_timeout: Duration,
@@ -112,6 +113,11 @@ pub(crate) const NQN_LEN_MAX: usize = 223;
 pub(crate) const QUEUE_DEPTH_MAX: u16 = 4096;
 
 impl ConnectOptions {
+    /// Whether a connection without digests is of no use.
+    pub(crate) fn requires_digests(&self) -> bool {
+        [self.header_digest, self.data_digest].contains(&DigestMode::Require)
+    }
+
     /// Checks every field.
     pub(crate) fn check(&self) -> crate::Result<()> {
         use crate::Error;

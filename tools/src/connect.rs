@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kvof_initiator::{
     Address, ConnectOptions, Controller, Csi, DiscoveryEntry, Error, KvNamespace, NamespaceInfo, NvmNamespace,
-    SubsystemType, blocking::block_on, discover,
+    SubsystemType, Transport, blocking::block_on, discover,
 };
 
 use crate::{
@@ -98,21 +98,36 @@ fn pick_namespace(subnqn: &str, namespaces: &[NamespaceInfo], csi: Csi) -> Resul
 fn only_subsystem(asked: &Address, entries: &[DiscoveryEntry]) -> Result<(Address, String)> {
     let mut found: Vec<(&str, Vec<Address>)> = Vec::new();
     for entry in entries.iter().filter(|e| e.subtype == SubsystemType::NVM) {
-        let Some(address) = entry.address() else { continue };
-        let address = reachable(asked, address);
+        let Some(address) = entry.address_from(asked) else { continue };
         match found.iter_mut().find(|(nqn, _)| *nqn == entry.subnqn) {
             Some((_, addresses)) => addresses.push(address),
             None => found.push((&entry.subnqn, vec![address])),
         }
     }
-    match found.as_slice() {
+    only(asked, &found)
+}
+
+/// The only one of the subsystems that were `found`, each with its addresses, and which of these to use.
+fn only(asked: &Address, found: &[(&str, Vec<Address>)]) -> Result<(Address, String)> {
+    match found {
+        // Which way to take is the library's choice.
+        [(nqn, _)] if asked.transport() == Transport::Auto => Ok((asked.clone(), (*nqn).to_owned())),
         [(nqn, addresses)] => {
-            let address = addresses.iter().find(|a| *a == asked).or(addresses.first()).unwrap_or(asked);
+            let same = addresses.iter().filter(|a| a.transport() == asked.transport());
+            let Some(address) = same.clone().find(|a| *a == asked).or(same.clone().next()) else {
+                let others: Vec<String> = addresses.iter().map(Address::to_string).collect();
+                return Err(coded(
+                    Exit::Connection,
+                    format!("{nqn} is not reached over {}, but at {}", asked.transport(), others.join(", ")),
+                ));
+            };
             Ok((address.clone(), (*nqn).to_owned()))
         }
         [] => Err(coded(
             Exit::Connection,
-            format!("discovery at {asked} names no subsystem that this host may use over TCP; see `kvof discover`"),
+            format!(
+                "discovery at {asked} names no subsystem that this host may use over TCP or RDMA; see `kvof discover`"
+            ),
         )),
         several => {
             let several: Vec<String> = several.iter().map(|(nqn, _)| format!("\n  {nqn}")).collect();
@@ -121,24 +136,26 @@ fn only_subsystem(asked: &Address, entries: &[DiscoveryEntry]) -> Result<(Addres
     }
 }
 
-/// A target that listens on every address may name none in particular: then the one that was asked reaches it.
-fn reachable(asked: &Address, named: Address) -> Address {
-    if matches!(named.host(), "0.0.0.0" | "::") {
-        return Address::new(asked.host(), named.port()).unwrap_or(named);
-    }
-    named
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_none_is_replaced() {
-        let asked: Address = "host:8009".parse().unwrap();
-        let named = |text: &str| reachable(&asked, text.parse().unwrap()).to_string();
-        assert_eq!(named("0.0.0.0:4420"), "tcp://host:4420");
-        assert_eq!(named("[::]:4420"), "tcp://host:4420");
-        assert_eq!(named("10.0.0.1:4420"), "tcp://10.0.0.1:4420");
+    fn the_only_subsystem_is_reached_as_it_was_asked_for() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Address>>();
+        let all = ["rdma://10.0.0.1:4421", "tcp://10.0.0.2:4420", "tcp://host:4420"];
+        let pick = |asked: &str, found: &[(&str, Vec<Address>)]| {
+            only(&asked.parse().unwrap(), found).map(|(address, _)| address.to_string())
+        };
+        let one = [("a", addresses(&all))];
+        assert_eq!(pick("tcp://host:4420", &one).unwrap(), "tcp://host:4420");
+        assert_eq!(pick("tcp://host:8009", &one).unwrap(), "tcp://10.0.0.2:4420");
+        assert_eq!(pick("rdma://host:4420", &one).unwrap(), "rdma://10.0.0.1:4421");
+        assert_eq!(pick("auto://host:8009", &one).unwrap(), "auto://host:8009");
+        let error = pick("rdma://host:4420", &[("a", addresses(&all[1..]))]).unwrap_err().to_string();
+        assert!(error.contains("not reached over rdma, but at tcp://10.0.0.2:4420"), "{error}");
+        let two = [("a", addresses(&all)), ("b", addresses(&all[1..2]))];
+        assert!(pick("auto://host", &two).unwrap_err().to_string().contains("--nqn"));
+        assert!(pick("auto://host", &[]).unwrap_err().to_string().contains("TCP or RDMA"));
     }
 }

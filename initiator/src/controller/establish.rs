@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -12,17 +12,18 @@ use kvof_spec::fabrics::{
     PropertySetCmd,
 };
 use kvof_spec::feature::{AsyncEventConfig, FeatureId, NumberOfQueues, SetFeaturesCmd};
-use kvof_spec::identify::{Cns, Ctratt, IDENTIFY_SIZE, IdentifyCmd, IdentifyController};
+use kvof_spec::identify::{Cns, Ctratt, IDENTIFY_SIZE, IdentifyCmd, IdentifyController, Sgls};
 use kvof_spec::property::Crto;
 use kvof_spec::{Cap, Cc, Csi, Csts, FromBytes, IntoBytes, Property, Sqe, Status, Vs};
 
 use super::Shared;
 use crate::{
-    ConnectionError, Error, Result,
+    ConnectionError, Error, RdmaPath, Result, Transport,
     buffer::Payload,
     driver::{self, Link},
     port::Port,
     queue::Reply,
+    rdma,
     tcp::{self, ADMIN_IN_CAPSULE},
 };
 
@@ -49,14 +50,19 @@ pub struct ControllerInfo {
     pub version: Vs,
     /// NQN of its subsystem (SUBNQN).
     pub subnqn: String,
-    /// Most bytes of one command's data (MDTS); `u32::MAX` without a limit.
+    /// Most bytes of one command's data (MDTS; over RDMA also what the descriptors of a command hold, 16 MiB - 1 each and
+    /// MSDBD of them); `u32::MAX` without a limit.
     pub max_transfer: u32,
     /// I/O queues in use.
     pub io_queues: u16,
     /// Commands in flight on one I/O queue.
     pub queue_depth: u16,
-    /// Most in-capsule data of an I/O command, bytes (IOCCSZ).
+    /// Most data that go in the capsule of an I/O command, bytes (IOCCSZ; over RDMA at most 16 KiB).
     pub in_capsule: u32,
+    /// How the controller is connected: TCP or RDMA.
+    pub transport: Transport,
+    /// Over RDMA: the device, and how it keeps the controller from memory of other commands.
+    pub rdma: Option<RdmaPath>,
     /// Whether it serves command sets beside NVM (CAP.CSS), which KV needs.
     pub command_sets: bool,
     /// The Identify Controller data structure.
@@ -67,6 +73,8 @@ pub struct ControllerInfo {
     pub(super) traffic_based_keep_alive: bool,
     /// The events that this library understands are enabled.
     pub(super) listens_for_events: bool,
+    /// It is the descriptors that limit `max_transfer`.
+    pub(super) few_descriptors: bool,
 }
 
 impl ControllerInfo {
@@ -83,7 +91,11 @@ impl ControllerInfo {
 /// Connects all queues of a controller and makes it ready. Whatever it leaves behind on failure, the caller closes.
 pub(super) async fn establish(shared: &Shared) -> Result<ControllerInfo> {
     let admin = &shared.admin;
-    open_connection(shared, admin, ADMIN_SQSIZE, ADMIN_IN_CAPSULE).await?;
+    let transport = shared.address.transport();
+    // Over RDMA, the admin queue's capsules have no data.
+    let in_capsule = if transport == Transport::Rdma { 0 } else { ADMIN_IN_CAPSULE };
+    let queue = QueueLimits { sqsize: ADMIN_SQSIZE, in_capsule, descriptors: 1, cntlid: CNTLID_DYNAMIC };
+    let rdma = open_connection(shared, admin, queue).await?;
     let kato = u32::try_from(shared.options.keep_alive.as_millis()).unwrap_or(u32::MAX);
     let cntlid = connect_queue(shared, admin, ADMIN_SQSIZE, CNTLID_DYNAMIC, kato).await?;
 
@@ -125,10 +137,13 @@ pub(super) async fn establish(shared: &Shared) -> Result<ControllerInfo> {
         io_queues: 0,
         queue_depth: 0,
         in_capsule: 0,
+        transport,
+        rdma,
         command_sets: cap.css_iocs(),
         keep_alive: identify.kas.get() != 0,
         traffic_based_keep_alive: Ctratt::from_bits_retain(identify.ctratt.get()).contains(Ctratt::TBKAS),
         listens_for_events,
+        few_descriptors: false,
         identify,
     };
     if !shared.io.is_empty() {
@@ -183,36 +198,89 @@ async fn connect_io_queues(shared: &Shared, cap: Cap, info: &mut ControllerInfo)
     info.io_queues = u16::try_from(count).unwrap_or(u16::MAX);
     info.queue_depth = sqsize;
     info.in_capsule = ioccsz.saturating_mul(16).saturating_sub(64);
-    let (cntlid, in_capsule) = (info.cntlid, info.in_capsule);
+    let mut descriptors = 1;
+    if info.transport == Transport::Rdma {
+        descriptors = rdma_limits(shared, info)?;
+    }
+    let queue = QueueLimits { sqsize, in_capsule: info.in_capsule, descriptors, cntlid: info.cntlid };
     try_join_all(shared.io.iter().take(count).map(|port| async move {
-        open_connection(shared, port, sqsize, in_capsule).await?;
-        connect_queue(shared, port, sqsize, cntlid, 0).await
+        open_connection(shared, port, queue).await?;
+        connect_queue(shared, port, sqsize, queue.cntlid, 0).await
     }))
     .await?;
     Ok(())
 }
 
-/// Makes the connection of `port`; commands of this module pass through it then.
-async fn open_connection(shared: &Shared, port: &Arc<Port>, capacity: u16, in_capsule: u32) -> Result<()> {
+/// Sets what I/O commands may do over RDMA; gives how many descriptors they may have.
+fn rdma_limits(shared: &Shared, info: &mut ControllerInfo) -> Result<u16> {
+    let sgls = info.identify.sgls();
+    if !sgls.contains(Sgls::KEYED) {
+        let what = format!("keyed SGL descriptors, which NVMe/RDMA needs (SGLS {:#x}, bit 2)", sgls.bits());
+        return Err(Error::Unsupported { address: shared.name.to_string(), what });
+    }
+    if !sgls.contains(Sgls::OFFSET) {
+        info.in_capsule = 0;
+    }
+    info.in_capsule = info.in_capsule.min(rdma::IN_CAPSULE_MAX);
+    let descriptors = rdma::descriptors_for(info.identify.msdbd, info.in_capsule);
+    let reach = rdma::reach_of(descriptors);
+    info.few_descriptors = reach < info.max_transfer;
+    info.max_transfer = info.max_transfer.min(reach);
+    Ok(descriptors)
+}
+
+/// What a queue may use.
+#[derive(Clone, Copy)]
+struct QueueLimits {
+    /// Commands in flight, and SQSIZE of Connect.
+    sqsize: u16,
+    /// Most data of a command in its capsule, bytes.
+    in_capsule: u32,
+    /// Most keyed descriptors of a command.
+    descriptors: u16,
+    /// The controller.
+    cntlid: u16,
+}
+
+/// Makes the connection of `port`; commands of this module pass through it then. Gives what an RDMA connection goes
+/// through.
+async fn open_connection(shared: &Shared, port: &Arc<Port>, queue: QueueLimits) -> Result<Option<RdmaPath>> {
     let options = &shared.options;
-    let link = Link {
-        address: shared.address.clone(),
-        name: Arc::clone(&shared.name),
-        settings: tcp::Settings {
-            header_digest: options.header_digest,
-            data_digest: options.data_digest,
-            hpda: options.hpda,
-            maxr2t: options.maxr2t,
-            capacity,
-            in_capsule,
-        },
-        connect_timeout: options.connect_timeout,
-        busy_poll: options.busy_poll,
-    };
-    driver::spawn::<tcp::Socket>(link, port)?;
+    let QueueLimits { sqsize, in_capsule, descriptors, cntlid } = queue;
+    let path = Arc::new(OnceLock::new());
+    match shared.address.transport() {
+        Transport::Tcp | Transport::Auto => {
+            let settings = tcp::Settings {
+                header_digest: options.header_digest,
+                data_digest: options.data_digest,
+                hpda: options.hpda,
+                maxr2t: options.maxr2t,
+                capacity: sqsize,
+                in_capsule,
+            };
+            driver::spawn::<tcp::Socket>(link(shared, settings), port)?;
+        }
+        Transport::Rdma => {
+            let flow_control = !options.disable_sq_flow_control;
+            let limits = rdma::Limits { sqsize, in_capsule, descriptors, flow_control };
+            let settings = rdma::Settings { qid: port.qid(), cntlid, limits, path: Arc::clone(&path) };
+            driver::spawn::<rdma::Verbs>(link(shared, settings), port)?;
+        }
+    }
     poll_fn(|_| port.poll_connected())
         .await
-        .map_err(|cause| Error::Connect { address: Arc::clone(&shared.name), cause })
+        .map_err(|cause| Error::Connect { address: Arc::clone(&shared.name), cause })?;
+    Ok(path.get().cloned())
+}
+
+fn link<S>(shared: &Shared, settings: S) -> Link<S> {
+    Link {
+        address: shared.address.clone(),
+        name: Arc::clone(&shared.name),
+        settings,
+        connect_timeout: shared.options.connect_timeout,
+        busy_poll: shared.options.busy_poll,
+    }
 }
 
 /// Fabrics Connect on `port`; gives the controller identifier.

@@ -1,6 +1,7 @@
 //! A connected controller: its queues, its namespaces, its admin commands.
 
 mod admin;
+mod auto;
 mod establish;
 mod supervisor;
 
@@ -16,11 +17,11 @@ use std::{
 use kvof_spec::{Cqe, Nqn, Sqe};
 
 use crate::{
-    Address, ConnectOptions, Error, IoBuf, IoBufMut, KvNamespace, NvmNamespace, Result,
+    Address, ConnectOptions, Error, IoBuf, IoBufMut, KvNamespace, NvmNamespace, Result, Transport,
     buffer::Payload,
     executor::Signal,
     port::{Attention, Operation, Port},
-    queue::{Answer, Command, Reply, TimeLimit},
+    queue::{Answer, Command, Extent, Reply, TimeLimit},
     watch::Watch,
 };
 
@@ -62,8 +63,10 @@ struct Shared {
     events: Watch<Events>,
     admin: Arc<Port>,
     io: Vec<Arc<Port>>,
-    /// Most bytes of one command's data (MDTS).
+    /// Most bytes of one command's data.
     max_transfer: AtomicU32,
+    /// It is the descriptors that limit them (MSDBD), not MDTS.
+    few_descriptors: AtomicBool,
     /// I/O queues that the controller granted.
     io_count: AtomicUsize,
     /// Where to begin looking for the least loaded I/O queue.
@@ -101,14 +104,31 @@ impl Controller {
     /// The first connection is tried once, so that a wrong address is told at once; a connection that is lost later is
     /// made again as [`ConnectOptions::reconnect`] says.
     ///
+    /// An `auto://` address is that of a discovery service, which is asked over TCP, else over RDMA. Of the addresses it
+    /// knows for the subsystem, those over RDMA come first if this machine has an RDMA device; if the connection cannot
+    /// be made, the next one is tried, and the log says so. [`Self::address`] says what it came to.
+    ///
     /// # Errors
     /// [`Error::Argument`] for options that make no sense, [`Error::Connect`] if the connection cannot be made,
-    /// [`Error::Refused`] if the controller does not take the host, [`Error::Unsupported`] if it lacks something essential.
+    /// [`Error::Refused`] if the controller does not take the host, [`Error::Unsupported`] if it lacks something essential,
+    /// [`Error::NotOffered`] if discovery at an `auto://` address does not know the subsystem.
     pub async fn connect(address: &Address, subnqn: &str, options: &ConnectOptions) -> Result<Self> {
+        match address.transport() {
+            Transport::Auto => auto::connect(address, subnqn, options).await,
+            Transport::Tcp | Transport::Rdma => Self::connect_at(address, subnqn, options).await,
+        }
+    }
+
+    /// As [`Self::connect`], over the transport of the address.
+    async fn connect_at(address: &Address, subnqn: &str, options: &ConnectOptions) -> Result<Self> {
         let nqn = |what, text: &str| {
             text.parse::<Nqn>().map_err(|e| Error::argument(what, format!("{text:?}"), e.to_string()))
         };
         options.check()?;
+        if address.transport() == Transport::Rdma && options.requires_digests() {
+            let rule = "RDMA has no digests of its own (each packet has a checksum); leave them off, or use tcp://";
+            return Err(Error::argument("digests", "required", rule));
+        }
         let subnqn = nqn("subnqn", subnqn)?;
         let hostnqn = nqn("hostnqn", &options.hostnqn)?;
         let name: Arc<str> = format!("{subnqn} at {address}").into();
@@ -129,6 +149,7 @@ impl Controller {
             admin: port(0),
             io: (1..=options.io_queues).map(port).collect(),
             max_transfer: AtomicU32::new(0),
+            few_descriptors: AtomicBool::new(false),
             io_count: AtomicUsize::new(0),
             next_io: AtomicUsize::new(0),
             name,
@@ -242,9 +263,15 @@ impl Controller {
         &self.handle.shared
     }
 
-    /// Most bytes of one command's data: MDTS.
+    /// Most bytes of one command's data.
     pub(crate) fn max_transfer(&self) -> u32 {
         self.shared().max_transfer.load(Ordering::Relaxed)
+    }
+
+    /// As [`Self::max_transfer`], and what says so.
+    pub(crate) fn transfer_limit(&self) -> (u32, &'static str) {
+        let few = self.shared().few_descriptors.load(Ordering::Relaxed);
+        (self.max_transfer(), if few { "MSDBD and the 24 bits of a keyed descriptor's length" } else { "MDTS" })
     }
 
     /// Sends a command with data to the controller and gives the buffer back.
@@ -272,7 +299,7 @@ impl Controller {
                 Ok(port) => port,
                 Err(error) => return (Err(error), payload),
             };
-            let command = Command::new(io.name, io.sqe, payload, limit);
+            let command = Command::new(io.name, io.sqe, payload, limit).filling(io.extent);
             let answer = Operation::new(port, command, false).await;
             let lost = matches!(answer.result, Err(Error::ConnectionLost { .. }));
             if !(lost && io.repeat && limit.is_some_and(|l| l.deadline > Instant::now())) {
@@ -293,6 +320,8 @@ pub(crate) struct Io {
     pub(crate) timeout: Option<Duration>,
     /// Sent again when the connection is lost: the command may be executed twice.
     pub(crate) repeat: bool,
+    /// What a success fills of the buffer.
+    pub(crate) extent: Extent,
 }
 
 /// The buffer that went in. An answer always carries the payload of its command.
@@ -341,7 +370,8 @@ pub struct RawCompletion {
     pub status: kvof_spec::Status,
     /// Dwords 0 and 1 of the completion.
     pub result: u64,
-    /// Bytes of data that the controller transferred to the host.
+    /// Bytes of data that the controller transferred to the host. Over RDMA a host cannot count them: then it is all of
+    /// the buffer for a success, and for Retrieve what its completion says of the value, as far as that fits.
     pub received: u32,
 }
 

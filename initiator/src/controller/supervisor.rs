@@ -101,6 +101,7 @@ impl<'a> Supervisor<'a> {
         let traffic_based = info.traffic_based_keep_alive;
         let mut listens = info.listens_for_events;
         shared.max_transfer.store(info.max_transfer, Ordering::Relaxed);
+        shared.few_descriptors.store(info.few_descriptors, Ordering::Relaxed);
         shared.io_count.store(usize::from(info.io_queues), Ordering::Release);
         shared.phase.update(|phase| *phase = Phase::Up(Arc::new(info)));
         shared.admin.open();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use kvof_initiator::{ConnectOptions, DigestMode, ReconnectPolicy};
+use kvof_initiator::{ConnectOptions, DigestMode, ReconnectPolicy, Transport};
 use uuid::Uuid;
 
 use crate::units::parse_duration;
@@ -20,7 +20,7 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "UUID", help_heading = "Connection")]
     hostid: Option<Uuid>,
 
-    /// Digests (CRC-32C) to protect headers and data with; a target that does not agree is refused.
+    /// Digests (CRC-32C) to protect headers and data with, over TCP; a target that does not agree is refused.
     #[arg(long, value_name = "WHICH", default_value = "none", help_heading = "Connection")]
     pub(crate) digests: Digests,
 
@@ -31,6 +31,34 @@ pub(crate) struct HostArgs {
     /// Keep Alive Timeout; 0: none [default: 15s].
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Connection")]
     keep_alive: Option<Duration>,
+}
+
+/// How to get to the ADDRESS.
+#[derive(Clone, Copy, Default, Debug, Args)]
+pub(crate) struct TransportArgs {
+    /// How to connect where ADDRESS does not say it; auto asks discovery at ADDRESS and takes RDMA where it can, else
+    /// TCP [default: tcp].
+    #[arg(long, value_name = "HOW", help_heading = "Connection")]
+    transport: Option<How>,
+}
+
+/// The choice of transports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum How {
+    Tcp,
+    Rdma,
+    Auto,
+}
+
+impl TransportArgs {
+    /// The transport that was asked for.
+    pub(crate) fn asked(self) -> Option<Transport> {
+        self.transport.map(|how| match how {
+            How::Tcp => Transport::Tcp,
+            How::Rdma => Transport::Rdma,
+            How::Auto => Transport::Auto,
+        })
+    }
 }
 
 /// What a connection to a subsystem needs.

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use clap::Args;
-use kvof_initiator::{Address, Key};
+use kvof_initiator::{Address, DEFAULT_PORT, Key, Transport};
 
+use super::connection::TransportArgs;
 use crate::failure::{connecting, usage};
 
 const VARIABLE: &str = "KVOF_ADDRESS";
@@ -11,13 +12,16 @@ const VARIABLE: &str = "KVOF_ADDRESS";
 /// The ADDRESS of a target.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// The target, tcp://HOST:PORT [env: KVOF_ADDRESS].
+    /// The target, HOST:PORT, tcp://HOST:PORT, rdma://HOST:PORT or auto://HOST:PORT [env: KVOF_ADDRESS].
     address: Option<String>,
+
+    #[command(flatten)]
+    transport: TransportArgs,
 }
 
 impl Place {
     pub(crate) fn resolve(&self) -> Result<Address> {
-        address(self.address.as_deref(), from_environment().as_deref())
+        address(self.address.as_deref(), from_environment().as_deref(), self.transport.asked())
     }
 }
 
@@ -25,13 +29,16 @@ impl Place {
 /// key.
 #[derive(Debug, Args)]
 pub(crate) struct KeyPlace {
-    /// The target, tcp://HOST:PORT [env: KVOF_ADDRESS].
+    /// The target, HOST:PORT, tcp://HOST:PORT, rdma://HOST:PORT or auto://HOST:PORT [env: KVOF_ADDRESS].
     #[arg(value_name = "ADDRESS")]
     first: Option<String>,
 
     /// 1 to 16 bytes: a text, or hexadecimal digits after 0x or hex: (and text:0x… for a text that begins so).
     #[arg(value_name = "KEY")]
     second: Option<String>,
+
+    #[command(flatten)]
+    transport: TransportArgs,
 }
 
 impl KeyPlace {
@@ -59,7 +66,7 @@ impl KeyPlace {
             (None, _) => return Err(missing_key()),
         };
         let key = key.map(|key| Key::parse(key).map_err(usage)).transpose()?;
-        Ok((address(place, environment)?, key))
+        Ok((address(place, environment, self.transport.asked())?, key))
     }
 }
 
@@ -67,11 +74,11 @@ fn missing_key() -> anyhow::Error {
     usage("the KEY is missing")
 }
 
-fn address(argument: Option<&str>, environment: Option<&str>) -> Result<Address> {
+fn address(argument: Option<&str>, environment: Option<&str>, transport: Option<Transport>) -> Result<Address> {
     let text = argument
         .or(environment)
         .ok_or_else(|| usage(format!("the ADDRESS is missing; give it, or set {VARIABLE} in the environment")))?;
-    text.parse().map_err(|error| connecting(&error))
+    Address::parse(text, transport, DEFAULT_PORT).map_err(|error| connecting(&error))
 }
 
 fn from_environment() -> Option<String> {
@@ -85,7 +92,7 @@ mod tests {
 
     fn place(first: &str, second: &str) -> KeyPlace {
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        KeyPlace { first: given(first), second: given(second) }
+        KeyPlace { first: given(first), second: given(second), transport: TransportArgs::default() }
     }
 
     #[test]
@@ -99,6 +106,15 @@ mod tests {
     }
 
     #[test]
+    fn a_transport_is_for_addresses_that_say_none() {
+        let resolve = |text, transport| address(Some(text), None, transport).map(|a| a.to_string());
+        assert_eq!(resolve("host", Some(Transport::Auto)).unwrap(), "auto://host:4420");
+        assert_eq!(resolve("rdma://host:1", None).unwrap(), "rdma://host:1");
+        let error = resolve("tcp://host", Some(Transport::Rdma)).unwrap_err();
+        assert_eq!(exit_of(&error), Exit::Usage, "{error}");
+    }
+
+    #[test]
     fn what_is_missing_or_wrong_is_a_usage_error() {
         for (place, environment, elsewhere) in [
             (place("", ""), Some("host"), false),
@@ -107,6 +123,7 @@ mod tests {
             (place("host", "seventeen-letters"), None, false),
             (place("host", "0xz"), None, false),
             (place("host:x", "k"), None, false),
+            (place("fc://host", "k"), None, false),
             (place("host", "k"), None, true),
         ] {
             let error = place.split(environment, elsewhere).unwrap_err();
