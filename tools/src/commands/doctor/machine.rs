@@ -1,6 +1,7 @@
 //! What the machine has apart from RDMA: kernel, processors, memory, io_uring, modules, limits, cards.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -36,7 +37,7 @@ pub(super) struct Machine {
     pub(super) may_lock_any: bool,
     /// Targets that run here.
     pub(super) targets: Vec<RunningTarget>,
-    pub(super) modules: Vec<(&'static str, Module)>,
+    pub(super) modules: BTreeMap<&'static str, Module>,
     /// Network devices beside the loopback.
     pub(super) netdevs: Vec<String>,
     /// Cards by their PCI address: NVIDIA (Mellanox) network cards without an RDMA device.
@@ -66,11 +67,20 @@ pub(super) struct IoUring {
     pub(super) error: Option<String>,
 }
 
-/// Soft and hard limits; `None`: unlimited.
+/// Limits of a process.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
 pub(super) struct Limits {
-    pub(super) locked_memory: (Option<u64>, Option<u64>),
-    pub(super) open_files: (Option<u64>, Option<u64>),
+    pub(super) locked_memory: Limit,
+    pub(super) open_files: Limit,
+}
+
+/// A limit; `None`: there is none.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct Limit {
+    /// What holds.
+    pub(super) soft: Option<u64>,
+    /// What it may be raised to.
+    pub(super) hard: Option<u64>,
 }
 
 #[derive(Clone, Serialize)]
@@ -136,7 +146,7 @@ impl Machine {
     }
 
     pub(super) fn module(&self, name: &str) -> Module {
-        self.modules.iter().find(|(module, _)| *module == name).map_or(Module::Unknown, |&(_, state)| state)
+        self.modules.get(name).copied().unwrap_or(Module::Unknown)
     }
 }
 
@@ -173,7 +183,7 @@ impl Limits {
         let find = |name: &str| {
             let rest = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             let mut values = rest.split_whitespace().map(|value| value.parse().ok());
-            (values.next().flatten(), values.next().flatten())
+            Limit { soft: values.next().flatten(), hard: values.next().flatten() }
         };
         Self { locked_memory: find("Max locked memory"), open_files: find("Max open files") }
     }
@@ -365,11 +375,11 @@ mod tests {
         assert_eq!((machine.transparent_huge_pages.as_str(), machine.reserved_huge_pages), ("madvise", 7));
         assert_eq!(machine.io_uring.disabled, Some(2));
         assert!(machine.may_lock_any);
-        assert_eq!(machine.limits.open_files, (Some(1024), Some(524_288)));
-        assert_eq!(machine.limits.locked_memory, (Some(8 << 20), None));
+        assert_eq!(machine.limits.open_files, Limit { soft: Some(1024), hard: Some(524_288) });
+        assert_eq!(machine.limits.locked_memory, Limit { soft: Some(8 << 20), hard: None });
         let [target] = machine.targets.as_slice() else { panic!("{} targets", machine.targets.len()) };
         assert_eq!((target.pid, target.pinned, target.may_lock_any), (17, 2 << 20, false));
-        assert_eq!(target.limits.locked_memory, (Some(65_536), Some(65_536)));
+        assert_eq!(target.limits.locked_memory, Limit { soft: Some(65_536), hard: Some(65_536) });
         let states = ["ib_core", "ib_uverbs", "nvme_tcp", "nvme_rdma"].map(|name| machine.module(name));
         assert_eq!(states, [Module::Loaded, Module::Loaded, Module::Available, Module::Absent]);
         assert_eq!(machine.netdevs, ["ens1"]);

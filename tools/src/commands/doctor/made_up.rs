@@ -3,7 +3,7 @@
 use super::{
     Facts,
     gpu::{Gpu, Gpus},
-    machine::{Cpu, IoUring, Limits, Machine, Module},
+    machine::{Cpu, IoUring, Limit, Limits, Machine, Module},
     rdma::{Device, Gid, LibraryState, Limits as DeviceLimits, Netdev, Port, Rdma},
 };
 
@@ -25,9 +25,12 @@ pub(super) fn plain() -> Facts {
             transparent_huge_pages: "madvise".to_owned(),
             reserved_huge_pages: 0,
             io_uring: IoUring { disabled: Some(0), ring: Some("deferred"), error: None },
-            limits: Limits { locked_memory: (Some(8 << 20), Some(8 << 20)), open_files: (Some(1024), Some(524_288)) },
+            limits: Limits {
+                locked_memory: Limit { soft: Some(8 << 20), hard: Some(8 << 20) },
+                open_files: Limit { soft: Some(1024), hard: Some(524_288) },
+            },
             may_lock_any: false,
-            modules: vec![
+            modules: [
                 ("ib_uverbs", Module::Available),
                 ("rdma_ucm", Module::Available),
                 ("rdma_rxe", Module::Available),
@@ -35,7 +38,8 @@ pub(super) fn plain() -> Facts {
                 ("nvme_tcp", Module::Loaded),
                 ("nvme_rdma", Module::Available),
                 ("nvidia_peermem", Module::Absent),
-            ],
+            ]
+            .into(),
             netdevs: vec!["ens3".to_owned()],
             ..Machine::default()
         },
@@ -85,7 +89,7 @@ fn with_rdma_core() -> Facts {
 /// A ConnectX card with jumbo frames, and unlimited locked memory: nothing to complain of.
 pub(super) fn connectx() -> Facts {
     let mut facts = with_rdma_core();
-    facts.machine.limits.locked_memory = (None, None);
+    facts.machine.limits.locked_memory = Limit::default();
     let gid = |index, kind, gid: &str, address: Option<&str>| Gid {
         index,
         kind,

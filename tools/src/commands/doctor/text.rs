@@ -3,7 +3,7 @@
 use super::{
     Facts,
     judge::{Finding, Level},
-    machine::{Limits, Machine, Module},
+    machine::{Limit, Limits, Machine, Module},
     rdma::{Device, Limits as DeviceLimits, Port, Rdma},
     reach::Reach,
 };
@@ -49,7 +49,7 @@ fn machine(machine: &Machine) -> Section {
 }
 
 /// Soft and hard limit.
-fn limits((soft, hard): (Option<u64>, Option<u64>), show: &dyn Fn(u64) -> String) -> String {
+fn limits(Limit { soft, hard }: Limit, show: &dyn Fn(u64) -> String) -> String {
     let one = |limit: Option<u64>| limit.map_or("no limit".to_owned(), show);
     if soft == hard { one(soft) } else { format!("{}, can be raised to {}", one(soft), one(hard)) }
 }

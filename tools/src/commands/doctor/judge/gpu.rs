@@ -83,7 +83,7 @@ mod tests {
         let [(level, about, text)] = findings(&facts).try_into().unwrap();
         assert_eq!((level, about.as_str()), (Level::Warning, "mlx5_0"));
         assert!(text.contains("modprobe nvidia_peermem"), "{text}");
-        facts.machine.modules = vec![("nvidia_peermem", Module::Loaded)];
+        facts.machine.modules = [("nvidia_peermem", Module::Loaded)].into();
         assert_eq!(findings(&facts), []);
 
         let mut facts = soft_roce();

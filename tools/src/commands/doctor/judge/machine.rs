@@ -72,7 +72,7 @@ fn cpu(machine: &Machine) -> Option<Finding> {
 fn open_files(machine: &Machine) -> Option<Finding> {
     let wanted = FILES_WANTED + FILES_PER_CORE * machine.cores as u64;
     // The target raises the soft limit by itself.
-    let hard = machine.limits.open_files.1?;
+    let hard = machine.limits.open_files.hard?;
     (hard < wanted).then(|| {
         Finding::new(
             Level::Note,
@@ -102,6 +102,7 @@ fn memory(machine: &Machine) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::doctor::machine::Limit;
 
     fn findings(change: impl FnOnce(&mut Machine)) -> Vec<Finding> {
         let mut machine = Machine { cores: 4, memory: 64 << 30, ..Machine::default() };
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn limits() {
-        let files = |hard| findings(|machine| machine.limits.open_files = (Some(1024), hard));
+        let files = |hard| findings(|machine| machine.limits.open_files = Limit { soft: Some(1024), hard });
         only(&files(Some(2143)), Level::Note, "open files", &["2144", "2143", "LimitNOFILE"]);
         assert_eq!(files(Some(2144)), []);
         assert_eq!(files(None), []);

@@ -232,7 +232,7 @@ fn raise(finding: Finding) -> Finding {
 fn locked_memory(machine: &Machine, findings: &mut Vec<Finding>) {
     let wanted = TARGET_MEMORY + RECEIVE_MEMORY * machine.cores as u64;
     for target in &machine.targets {
-        if let Some(soft) = target.limits.locked_memory.0
+        if let Some(soft) = target.limits.locked_memory.soft
             && soft < wanted
             && !target.may_lock_any
         {
@@ -247,7 +247,7 @@ fn locked_memory(machine: &Machine, findings: &mut Vec<Finding>) {
             )));
         }
     }
-    if let Some(soft) = machine.limits.locked_memory.0
+    if let Some(soft) = machine.limits.locked_memory.soft
         && soft < wanted
         && !machine.may_lock_any
     {

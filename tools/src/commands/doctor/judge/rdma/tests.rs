@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     commands::doctor::{
         Facts,
-        machine::{Limits, RunningTarget},
+        machine::{Limit, Limits, RunningTarget},
         made_up::{connectx, plain, soft_roce},
         rdma::{Netdev, OpenError},
     },
@@ -42,7 +42,7 @@ fn no_device_is_told_with_ways_to_get_one() {
     has(&found, Level::Note, "rdma-core", &["libibverbs.so.1 and librdmacm.so.1", "apt-get install rdma-core"]);
     assert_eq!(found.len(), 2, "{found:?}");
 
-    let without = changed(plain(), |facts| facts.machine.modules = vec![("rdma_rxe", Module::Absent)]);
+    let without = changed(plain(), |facts| facts.machine.modules = [("rdma_rxe", Module::Absent)].into());
     has(&without, Level::Note, "rdma", &["kernel 6.12.1-amd64 has no Soft-RoCE (CONFIG_RDMA_RXE"]);
 }
 
@@ -146,7 +146,7 @@ fn small_packets() {
 fn locked_memory_of_this_shell_and_of_targets() {
     let locked = |limit, any| {
         changed(connectx(), |facts| {
-            facts.machine.limits.locked_memory = (limit, None);
+            facts.machine.limits.locked_memory = Limit { soft: limit, hard: None };
             facts.machine.may_lock_any = any;
         })
     };
@@ -157,7 +157,10 @@ fn locked_memory_of_this_shell_and_of_targets() {
 
     let target = RunningTarget {
         pid: 4711,
-        limits: Limits { locked_memory: (Some(64 << 10), Some(64 << 10)), open_files: (None, None) },
+        limits: Limits {
+            locked_memory: Limit { soft: Some(64 << 10), hard: Some(64 << 10) },
+            open_files: Limit::default(),
+        },
         may_lock_any: false,
         pinned: 32 << 10,
     };
