@@ -12,7 +12,8 @@ use thiserror::Error;
 
 use super::{BlockIo, Devices};
 use crate::{
-    format::{Member, MemberState, Superblock, Uuid},
+    format::Uuid,
+    pool::first_superblock,
     usage::Usage,
     volume::{AttachError, NamespaceSpec, OpenError, Progress, Volume, VolumeConfig, shard_of},
 };
@@ -37,21 +38,8 @@ pub enum StandaloneError {
 /// # Errors
 /// A device's; or there is no memory for a superblock in `config.buffers`.
 pub fn write_first_superblocks(config: &VolumeConfig, devices: &[Uuid], io: &mut dyn BlockIo) -> io::Result<()> {
-    let member = |device: &Uuid| Member { device: *device, state: MemberState::Live, since: 1 };
     for shard in 0..config.geometry.shards() {
-        let superblock = Superblock {
-            pool: config.pool,
-            shard,
-            epoch: 1,
-            sequence: 0,
-            incarnation: 0,
-            stripe: 0,
-            clean: false,
-            checkpoint: Vec::new(),
-            checkpoint_bytes: 0,
-            members: devices.iter().map(member).collect(),
-            namespaces: Vec::new(),
-        };
+        let superblock = first_superblock(config.pool, shard, devices);
         let bytes = superblock.encode();
         let mut buf = config.buffers.alloc(bytes.len()).ok_or(io::ErrorKind::OutOfMemory)?;
         buf.copy_from_slice(&bytes);

@@ -86,12 +86,17 @@ impl Volume {
         }
     }
 
+    /// Free groups below which cleaning starts.
+    fn free_wanted(&self) -> u32 {
+        (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1)
+    }
+
     fn start_cleaner(&mut self) -> bool {
         if self.is_stopping() {
             return false;
         }
         let free = self.free;
-        let wanted = (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1);
+        let wanted = self.free_wanted();
         let pressed = !self.cramped.is_empty() || self.pressed;
         if free > wanted && !pressed {
             self.clean_rounds = 0;
@@ -396,7 +401,7 @@ impl Volume {
         }
         let geometry = self.geometry();
         let room = geometry.k() as u64 * u64::from(geometry.segment_pages()) * PAGE as u64;
-        let scarce = self.free <= (self.groups.len() as u32 / FREE_SHARE).max(RESERVED_GROUPS + 1);
+        let scarce = self.free <= self.free_wanted();
         // What takes the room may be garbage: then moving costs less than what is dropped.
         let scarce = scarce && self.live + self.pending_cost > self.usable() / 2;
         let full = self.attached(slot).is_some_and(|attached| attached.usage.waiting() > 0);

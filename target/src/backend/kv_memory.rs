@@ -3,6 +3,7 @@
 
 use kvof_io::{PoolBuf, SharedBuf};
 use kvof_kv::{Key, KvError, KvRequest, KvResult, KvStore as _, OpId};
+use kvof_store::volume::shard_of;
 
 use super::{
     Env, IoError, IoOutcome, Submitted,
@@ -20,16 +21,9 @@ pub(super) struct KvMemory {
     gathers: Gathers,
 }
 
-/// The core that holds `key`. The hash spreads keys evenly; it is no secret, and a host that picks its keys to meet on
-/// one core slows down itself.
-fn shard_of(key: &Key, cores: usize) -> usize {
-    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-    let bytes = u128::from_le_bytes(key.padded());
-    // Halves of the padded key and its length, mixed so that the upper bits depend on all.
-    let mut hash = (bytes as u64).wrapping_mul(MULTIPLIER);
-    hash = (hash.rotate_left(29) ^ (bytes >> 64) as u64 ^ key.len() as u64).wrapping_mul(MULTIPLIER);
-    hash ^= hash >> 32;
-    usize::try_from((u128::from(hash.wrapping_mul(MULTIPLIER)) * cores as u128) >> 64).unwrap_or(0)
+/// The core that holds `key`.
+fn core_of(key: &Key, cores: usize) -> usize {
+    shard_of(key, u16::try_from(cores).unwrap_or(u16::MAX)).into()
 }
 
 impl KvMemory {
@@ -50,7 +44,7 @@ impl KvMemory {
             }
             KvRequest::List { .. } => return self.done(op, request),
         };
-        let owner = shard_of(&key, env.cores);
+        let owner = core_of(&key, env.cores);
         if owner == env.core {
             return self.done(op, request);
         }
@@ -106,7 +100,7 @@ mod tests {
             let mut count = vec![0u32; cores];
             for i in 0..6400u32 {
                 let key = Key::new(format!("block_{i}").as_bytes()).unwrap();
-                count[shard_of(&key, cores)] += 1;
+                count[core_of(&key, cores)] += 1;
             }
             let fair = 6400 / cores as u32;
             assert!(count.iter().all(|c| *c > fair / 2 && *c < fair * 2), "{cores} cores: {count:?}");
