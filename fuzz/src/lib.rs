@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`pdu`] | PDU headers, and data as either end finds it in commands, logs and Identify | no parser panics or reads past its input; what is accepted is consistent |
 //! | [`target`] | actions of several hosts, good and bad | the target's bytes, every command's one completion, memory, and that it still serves |
+//! | [`rdma_target`] | the same over NVMe/RDMA, and when data moves | which of the hosts' memory is touched, and the rest as above |
 //! | [`initiator`] | actions of a controller, good and bad | the host library's bytes, every operation's one result, and what was written to its buffer |
 //! | [`config`] | a configuration file | no panic; what is accepted reads back from what it prints as |
 //!
@@ -15,19 +16,22 @@ mod config;
 mod initiator;
 mod input;
 mod pdu;
+mod rdma;
 pub mod seeds;
 mod target;
 
 pub use config::config;
 pub use initiator::initiator;
 pub use pdu::pdu;
+pub use rdma::rdma_target;
 pub use target::target;
 
 /// A fuzz body.
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its corpus and of its libFuzzer target.
-pub const BODIES: [(&str, Body); 4] = [("config", config), ("initiator", initiator), ("pdu", pdu), ("target", target)];
+pub const BODIES: [(&str, Body); 5] =
+    [("config", config), ("initiator", initiator), ("pdu", pdu), ("rdma_target", rdma_target), ("target", target)];
 
 /// The body called `name`.
 #[must_use]

@@ -105,6 +105,11 @@ fn pdu() {
 }
 
 #[test]
+fn rdma_target() {
+    run("rdma_target", 3000);
+}
+
+#[test]
 fn target() {
     run("target", 3000);
 }

@@ -5,7 +5,9 @@ mod host;
 mod world;
 
 pub(crate) use action::{Action, Answer, Command, Damage, Sgl};
-pub(crate) use world::{ADMIN, Setup, kinds};
+pub(crate) use world::{
+    ADMIN, HOST_ID, KV_SIZE, Setup, TRANSFER_MAX, definition, enable, host_nqn, kinds, may_wait, nqn, template,
+};
 
 use self::world::World;
 use crate::input::Input;

@@ -38,10 +38,10 @@ use super::{
 };
 use crate::input::{Input, crc32c, pattern};
 
-const TRANSFER_MAX: u32 = 64 << 10;
-const KV_SIZE: u64 = 48 << 10;
+pub(crate) const TRANSFER_MAX: u32 = 64 << 10;
+pub(crate) const KV_SIZE: u64 = 48 << 10;
 const CONNECTIONS: usize = 6;
-const HOST_ID: [u8; 16] = [0x5a; 16];
+pub(crate) const HOST_ID: [u8; 16] = [0x5a; 16];
 
 /// QID of the admin queue.
 pub(crate) const ADMIN: u8 = 0;
@@ -129,7 +129,7 @@ pub(super) struct World {
     reloaded: bool,
 }
 
-fn nqn(name: u8) -> Nqn {
+pub(crate) fn nqn(name: u8) -> Nqn {
     match name % 4 {
         0 => "nqn.2024-01.localhost:kvof".parse().unwrap(),
         1 => Nqn::discovery(),
@@ -138,7 +138,7 @@ fn nqn(name: u8) -> Nqn {
     }
 }
 
-fn host_nqn() -> Nqn {
+pub(crate) fn host_nqn() -> Nqn {
     "nqn.2024-01.localhost:host".parse().unwrap()
 }
 
@@ -146,7 +146,7 @@ fn namespace(nsid: u32, kind: NamespaceKindDef) -> NamespaceDef {
     NamespaceDef { nsid, uuid: [nsid as u8; 16], nguid: [nsid as u8 | 0x80; 16], kind }
 }
 
-fn definition(with_fourth: bool) -> TargetDef {
+pub(crate) fn definition(with_fourth: bool) -> TargetDef {
     let limits = KvLimits { kvkml: 16, kvvml: TRANSFER_MAX, mnks: 0, novg: 4096 };
     let kv = || NamespaceKindDef::Kv { limits, size: KV_SIZE, storage: KvStorageDef::Memory };
     let nvm = |block_size| NamespaceKindDef::Nvm { block_size, size: 256 << 10, storage: StorageDef::Memory };
@@ -161,7 +161,8 @@ fn definition(with_fourth: bool) -> TargetDef {
         allowed_hosts,
         namespaces,
     };
-    let port = PortDef { portid: 1, transport: TransportKind::Tcp, listen: ([127, 0, 0, 1], 4420).into(), advertise: None };
+    let port =
+        PortDef { portid: 1, transport: TransportKind::Tcp, listen: ([127, 0, 0, 1], 4420).into(), advertise: None };
     TargetDef {
         ports: vec![port],
         subsystems: vec![subsystem(0, None, namespaces), subsystem(2, Some(Vec::new()), Vec::new())],
@@ -731,11 +732,11 @@ fn frame(header: &[u8], pdo: u8, data: &[u8], digests: Digests, damage: Damage, 
 }
 
 /// Whether a command may stay without a completion.
-fn may_wait(sqe: &Sqe) -> bool {
+pub(crate) fn may_wait(sqe: &Sqe) -> bool {
     sqe.opcode == AdminOpcode::ASYNC_EVENT_REQUEST.0
 }
 
-fn enable() -> Cc {
+pub(crate) fn enable() -> Cc {
     Cc::default().with_en(true).with_css(Cc::CSS_IOCS).with_iosqes(Cc::IOSQES_64).with_iocqes(Cc::IOCQES_16)
 }
 
@@ -788,7 +789,7 @@ pub(crate) mod kinds {
 }
 
 /// The queue entry of a command, without identifier and SGL.
-fn template(c: &Command) -> Sqe {
+pub(crate) fn template(c: &Command) -> Sqe {
     let nsid = u32::from(c.nsid);
     let none = SglDescriptor::transport_data(0);
     let key = Key::new(&[b'k', c.what][..usize::from(c.what % 2) + 1]).unwrap();
