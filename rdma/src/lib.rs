@@ -1,7 +1,7 @@
 //! RDMA verbs and connection management, behind an interface that safe code cannot misuse.
 //!
-//! rdma-core (libibverbs, librdmacm) is opened when it is first needed, so that one binary runs with and without it. This is the only
-//! crate that calls it:
+//! rdma-core (libibverbs, librdmacm) is opened at run time, when the program starts, so that one binary runs with and without it. This is
+//! the only crate that calls it:
 //!
 //! * [`Device`]: a verbs device with its protection domain; [`Registrations`] keeps the keys of one piece of memory on every device;
 //! * [`CmChannel`], [`CmListener`], [`CmId`]: the RDMA connection manager, without blocking;
