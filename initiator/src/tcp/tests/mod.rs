@@ -2,6 +2,7 @@
 
 mod hostile;
 mod limits;
+mod staged;
 mod transfers;
 
 use std::{
@@ -118,7 +119,14 @@ impl Rig {
     }
 
     /// Gives bytes to the host, as a socket would.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) {
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        let taken = self.feed_some(bytes);
+        assert!(taken == bytes.len() || self.queue.ended().is_some(), "the queue has no room for bytes");
+    }
+
+    /// As [`Self::feed`], as long as the queue has room; gives how many bytes it took.
+    pub(super) fn feed_some(&mut self, mut bytes: &[u8]) -> usize {
+        let all = bytes.len();
         while !bytes.is_empty() && self.queue.ended().is_none() {
             let (direct, buffered) = self.queue.receive();
             let mut moved = 0;
@@ -131,9 +139,17 @@ impl Rig {
                     break;
                 }
             }
-            assert!(moved > 0, "the queue has no room for bytes");
+            if moved == 0 {
+                break;
+            }
             self.queue.handle_received(moved);
         }
+        self.collect();
+        all - bytes.len()
+    }
+
+    /// Takes the answers that are there.
+    pub(super) fn collect(&mut self) {
         let mut answers = Vec::new();
         self.queue.take_answers(&mut answers);
         for (key, answer) in answers {

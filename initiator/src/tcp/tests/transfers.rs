@@ -104,14 +104,14 @@ fn a_wrong_data_digest_fails_the_command_and_not_the_connection() {
 }
 
 /// A controller that serves reads and writes in splits that a seed chooses.
-struct Script {
-    random: u64,
-    open: Vec<Open>,
-    to_host: VecDeque<Vec<u8>>,
+pub(super) struct Script {
+    pub(super) random: u64,
+    pub(super) open: Vec<Open>,
+    pub(super) to_host: VecDeque<Vec<u8>>,
 }
 
 /// A command that the script works on.
-struct Open {
+pub(super) struct Open {
     cid: u16,
     len: u32,
     /// The data of a write, as far as they have come; of a read, all of them.
@@ -123,13 +123,13 @@ struct Open {
 }
 
 impl Script {
-    fn below(&mut self, n: u32) -> u32 {
+    pub(super) fn below(&mut self, n: u32) -> u32 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.random >> 33) as u32) % n.max(1)
     }
 
     /// Takes what the host has sent.
-    fn take(&mut self, rig: &mut Rig, written: &mut BTreeMap<u16, Vec<u8>>, reads: &BTreeMap<u16, Vec<u8>>) {
+    pub(super) fn take(&mut self, rig: &mut Rig, written: &mut BTreeMap<u16, Vec<u8>>, reads: &BTreeMap<u16, Vec<u8>>) {
         while let Some(pdu) = rig.next() {
             match pdu {
                 HostPdu::Capsule { sqe, data } => {
@@ -168,7 +168,7 @@ impl Script {
     }
 
     /// Goes on with one of the open commands.
-    fn step(&mut self, rig: &Rig) {
+    pub(super) fn step(&mut self, rig: &Rig) {
         if self.open.is_empty() {
             return;
         }
