@@ -1,24 +1,27 @@
-//! `kvof-guest`: runs inside the test guest and sends KV commands through the kernel's passthrough to a `/dev/ngXnY` node.
+//! `kvof-guest`: runs inside the test guest and sends KV commands, through the kernel's passthrough to a `/dev/ngXnY` node or by the host
+//! library; and is the host that no target wants.
 
 mod bench;
+mod hostile;
 mod ioctl;
 mod kept;
 mod loop_io;
 mod max_value;
 mod pattern;
+mod place;
 mod port;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use kvof_kv::KvPort;
 use kvof_kv::conformance::{self, Profile, RunOptions};
+use kvof_spec::Nqn;
 
-use crate::port::KernelPort;
+use crate::place::Place;
 
-/// KV commands through the kernel's NVMe passthrough.
+/// KV commands through the kernel's NVMe passthrough or the host library.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -29,8 +32,8 @@ struct Arguments {
 enum Action {
     /// Run the conformance suite; exit code 1 if a case fails.
     Conformance {
-        /// The namespace's node, /dev/ngXnY.
-        device: PathBuf,
+        #[command(flatten)]
+        place: Place,
         /// Only the cases whose name contains this.
         #[arg(long)]
         filter: Option<String>,
@@ -43,8 +46,8 @@ enum Action {
     },
     /// Retrieves and Stores a second and their median latency; a line of JSON for each, exit code 1 if one failed.
     Bench {
-        /// The namespace's node, /dev/ngXnY.
-        device: PathBuf,
+        #[command(flatten)]
+        place: Place,
         /// Bytes of each value; each number is measured.
         #[arg(long, value_delimiter = ',', default_value = "4096")]
         sizes: Vec<usize>,
@@ -57,8 +60,8 @@ enum Action {
     },
     /// Store and Retrieve while the connection may come and go; one line of JSON, exit code 1 if a value was wrong.
     LoopIo {
-        /// The namespace's node, /dev/ngXnY.
-        device: PathBuf,
+        #[command(flatten)]
+        place: Place,
         /// How long.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
@@ -80,8 +83,8 @@ enum Action {
     },
     /// Store values that stay.
     Keep {
-        /// The namespace's node, /dev/ngXnY.
-        device: PathBuf,
+        #[command(flatten)]
+        place: Place,
         /// How many.
         #[arg(long, default_value_t = 64)]
         keys: u64,
@@ -91,8 +94,8 @@ enum Action {
     },
     /// Retrieve what `keep` has stored; a line of JSON that counts right values, wrong ones and statuses, exit code 1 for a wrong one.
     Kept {
-        /// The namespace's node, /dev/ngXnY.
-        device: PathBuf,
+        #[command(flatten)]
+        place: Place,
         /// How many.
         #[arg(long, default_value_t = 64)]
         keys: u64,
@@ -100,10 +103,24 @@ enum Action {
         #[arg(long, default_value_t = 60_000)]
         size: usize,
     },
+    /// Do to an RDMA target what no host should, see that it serves others all the while; exit code 1 if something was not as it should be.
+    Hostile {
+        /// Where the target listens for RDMA connections, ADDRESS:PORT.
+        address: std::net::SocketAddr,
+        /// A subsystem with a KV namespace 1.
+        #[arg(long)]
+        nqn: Nqn,
+        /// Only the attacks whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+        /// Repeat an earlier run.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Values of every size up to the largest that the path lets through, and one byte more.
     MaxValue {
-        /// The namespace's node, /dev/ngXnY.
-        device: PathBuf,
+        #[command(flatten)]
+        place: Place,
     },
 }
 
@@ -129,44 +146,50 @@ fn main() -> ExitCode {
 /// Whether everything was as it should be.
 fn run(action: Action) -> Result<bool> {
     let ok = match action {
-        Action::Conformance { device, filter, seed, profile } => {
+        Action::Conformance { place, filter, seed, profile } => {
             let profile = match profile {
                 Strictness::Kvof => Profile::Kvof,
                 Strictness::Standard => Profile::Standard,
             };
             let mut options = RunOptions { filter, profile, ..RunOptions::default() };
             options.seed = seed.unwrap_or(options.seed);
-            conformance(&KernelPort::open(&device)?, &options)
+            conformance(&*place.open()?, &options)
         }
-        Action::Bench { device, sizes, depths, milliseconds } => {
-            let port = KernelPort::open(&device)?;
+        Action::Bench { place, sizes, depths, milliseconds } => {
+            let port = place.open()?;
             anyhow::ensure!(sizes.len() == depths.len(), "as many --depths as --sizes are needed");
             let time = std::time::Duration::from_millis(milliseconds);
             for (size, depth) in sizes.into_iter().zip(depths) {
-                for figures in bench::run(&port, &bench::Options { size, depth, time })? {
+                for figures in bench::run(&*port, &bench::Options { size, depth, time })? {
                     println!("{}", figures.json());
                 }
             }
             true
         }
-        Action::LoopIo { device, seconds, threads, keys, tag, size, durable } => {
+        Action::LoopIo { place, seconds, threads, keys, tag, size, durable } => {
             let options = loop_io::Options { seconds, threads, keys, tag, size, durable };
-            let report = loop_io::run(&KernelPort::open(&device)?, &options)?;
+            let report = loop_io::run(&*place.open()?, &options)?;
             println!("{}", report.json());
             report.ok()
         }
-        Action::Keep { device, keys, size } => {
-            kept::store(&KernelPort::open(&device)?, kept::Options { keys, size })?;
+        Action::Keep { place, keys, size } => {
+            kept::store(&*place.open()?, kept::Options { keys, size })?;
             true
         }
-        Action::Kept { device, keys, size } => {
-            let report = kept::check(&KernelPort::open(&device)?, kept::Options { keys, size })?;
+        Action::Kept { place, keys, size } => {
+            let report = kept::check(&*place.open()?, kept::Options { keys, size })?;
             println!("{}", report.json());
             report.wrong == 0
         }
-        Action::MaxValue { device } => {
-            let port = KernelPort::open(&device)?;
-            let largest = max_value::run(&port)?;
+        Action::Hostile { address, nqn, only, seed } => {
+            let host = "nqn.2026-01.org.example:hostile".parse()?;
+            let place = hostile::Place { address, subsystem: nqn, host };
+            let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs()));
+            hostile::run(&place, only.as_deref(), seed)?
+        }
+        Action::MaxValue { place } => {
+            let port = place.open()?;
+            let largest = max_value::run(&*port)?;
             let info = port.info();
             println!(
                 "largest value {largest} bytes (KVVML {}, largest transfer {})",
@@ -178,7 +201,7 @@ fn run(action: Action) -> Result<bool> {
     Ok(ok)
 }
 
-fn conformance(port: &KernelPort, options: &RunOptions) -> bool {
+fn conformance(port: &dyn KvPort, options: &RunOptions) -> bool {
     println!("{}", port.info().name);
     let summary = conformance::run(port, options, &mut |case| {
         println!("{:<40} {:>6} ms  {}", case.name, case.duration.as_millis(), case.outcome);
