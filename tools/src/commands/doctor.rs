@@ -32,7 +32,7 @@ use reach::Reach;
 /// With an ADDRESS, also go there step by step, as a host would, and say at which step that fails and why.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Where a target should be: tcp://HOST:PORT or rdma://HOST:PORT. KVOF_ADDRESS does not count here.
+    /// Where a target should be: tcp://HOST:PORT, rdma://HOST:PORT or auto://HOST:PORT. KVOF_ADDRESS does not count here.
     #[arg(value_name = "ADDRESS")]
     address: Option<Address>,
 

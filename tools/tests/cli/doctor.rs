@@ -1,5 +1,11 @@
 //! doctor: what it says of this machine, whatever that is, and the way to a target.
 
+use std::{
+    net::{TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
 use serde_json::Value;
 
 use crate::support::{Ran, Target, kvof, run};
@@ -82,6 +88,11 @@ fn the_step_that_fails_is_named_and_is_the_last() {
     assert!(refused.contains("FAILED  subsystems") && refused.contains("allowed_hosts"), "{refused}");
     doctor(&[&address, "--hostnqn", "nqn.2024-01.localhost:friend"]).exits(facts().1);
     target.kill();
+    // The kernel lets go of a dead process's listener when it has taken its io_uring apart, which may be a little later.
+    let late = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(&target.address).is_ok() && Instant::now() < late {
+        thread::sleep(Duration::from_millis(5));
+    }
     let dead = doctor(&[&address]).exits(5).out();
     assert!(dead.contains("FAILED  TCP") && dead.contains("nothing listens on port"), "{dead}");
     assert!(!dead.contains("discovery"), "{dead}");
@@ -91,9 +102,9 @@ fn the_step_that_fails_is_named_and_is_the_last() {
 
 #[test]
 fn somebody_else_who_listens_is_no_target() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let answer = std::thread::spawn(move || {
+    let answer = thread::spawn(move || {
         // One connection to see whether it is taken, one to speak NVMe/TCP over.
         for _ in 0..2 {
             let (mut stream, _) = listener.accept().unwrap();
@@ -111,4 +122,24 @@ fn what_is_no_address_is_refused() {
     doctor(&["ftp://host"]).fails(2, &["ftp"]);
     let help = doctor(&["--help"]).prints();
     assert!(help.contains("rdma://HOST:PORT") && help.contains("KVOF_ADDRESS"), "{help}");
+}
+
+#[test]
+fn rdma_fails_at_the_first_step_that_this_machine_cannot_take() {
+    // A machine may have all that RDMA needs, but a loopback address has no RDMA device anywhere.
+    let ran = doctor(&["rdma://127.0.0.1:4420", "--timeout", "2s", "--json"]).exits(5);
+    let document: Value = serde_json::from_slice(ran.bytes()).unwrap();
+    let steps = document["reach"]["steps"].as_array().unwrap();
+    let (last, before) = steps.split_last().unwrap();
+    assert!(before.iter().all(|step| step["ok"] == true) && last["ok"] == false, "{document:#}");
+    let name = last["name"].as_str().unwrap();
+    assert!(["connection manager", "address", "route"].contains(&name), "{document:#}");
+    assert!(!last["detail"].as_str().unwrap().is_empty(), "{document:#}");
+}
+
+#[test]
+fn auto_says_which_way_it_took() {
+    let target = Target::kv();
+    let text = doctor(&[&format!("auto://{}", target.address)]).out();
+    assert!(text.contains(&format!("{NQN}: 1 namespace at tcp://{}", target.address)), "{text}");
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use kvof_initiator::{
-    Address, ConnectOptions, ConnectionError, Controller, DiscoveryEntry, Error, SubsystemType, blocking::block_on,
-    discover,
+    Address, ConnectOptions, ConnectionError, Controller, DiscoveryEntry, Error, SubsystemType, Transport,
+    blocking::block_on, discover,
 };
 use serde::{Serialize, Serializer};
 
@@ -80,11 +80,14 @@ impl Reach {
 
     fn walk(&mut self, address: &Address, options: &ConnectOptions) -> Result<(), Stop> {
         let addresses = self.resolve(address)?;
-        if self.address.starts_with("rdma://") {
-            rdma::walk(self, &addresses, options.connect_timeout)?;
-        } else {
-            let reachable = self.route(&addresses)?;
-            tcp::walk(self, &reachable, options.connect_timeout)?;
+        match address.transport() {
+            Transport::Rdma => rdma::walk(self, &addresses, options.connect_timeout)?,
+            Transport::Tcp => {
+                let reachable = self.route(&addresses)?;
+                tcp::walk(self, &reachable, options.connect_timeout)?;
+            }
+            // Which way to take is the library's choice, and is told in the end.
+            Transport::Auto => {}
         }
         self.nvme(address, options)
     }
@@ -184,18 +187,24 @@ fn source(to: SocketAddr) -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Names of the subsystems that discovery puts at `address`, or at no address in particular.
+/// Names of the subsystems that discovery puts at `address`.
 fn subsystems_at<'a>(address: &Address, entries: &[&'a DiscoveryEntry]) -> Vec<&'a str> {
-    let scheme = address.to_string();
-    let is_here = |entry: &&&DiscoveryEntry| {
-        let any = matches!(entry.traddr.as_str(), "0.0.0.0" | "::");
-        let same_transport = scheme.starts_with(&format!("{}://", entry.transport()));
-        same_transport
-            && entry.trsvcid == address.port().to_string()
-            && (any || entry.traddr == address.host() || address.host().parse::<IpAddr>().is_err())
+    let is_here = |entry: &&&DiscoveryEntry| match (address.transport(), entry.address_from(address)) {
+        (_, None) => false,
+        (Transport::Auto, Some(_)) => true,
+        // A name may stand for any address.
+        (transport, Some(named)) => {
+            named.transport() == transport
+                && named.port() == address.port()
+                && (named.host() == address.host() || address.host().parse::<IpAddr>().is_err())
+        }
     };
-    let mut names: Vec<&str> = entries.iter().filter(is_here).map(|entry| entry.subnqn.as_str()).collect();
-    names.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for entry in entries.iter().filter(is_here) {
+        if !names.contains(&entry.subnqn.as_str()) {
+            names.push(&entry.subnqn);
+        }
+    }
     names
 }
 
@@ -205,25 +214,41 @@ async fn controller(address: &Address, nqn: &str, options: &ConnectOptions) -> R
     options.io_queues = 1;
     let controller = Controller::connect(address, nqn, &options).await?;
     let namespaces = controller.namespaces().await;
+    let way = match address.transport() {
+        Transport::Auto => format!(" at {}", controller.address()),
+        _ => String::new(),
+    };
     controller.disconnect().await;
     let namespaces = namespaces?;
     let each: Vec<String> = namespaces.iter().map(|ns| format!("{} ({})", ns.nsid, ns.csi)).collect();
     let number = count(namespaces.len() as u64, "namespace", "namespaces");
-    Ok(if each.is_empty() { number } else { format!("{number}: {}", each.join(", ")) })
+    Ok(if each.is_empty() { format!("{number}{way}") } else { format!("{number}{way}: {}", each.join(", ")) })
 }
 
+/// The step in which `error` came; while it is the connection that fails, it is not `name` yet.
 fn nvme_error(name: &'static str, error: &Error) -> Step {
-    let step = Step::failed(name, error.to_string());
-    match error {
-        Error::Connect { cause: ConnectionError::ConnectTimeout(_), .. } | Error::Timeout { .. } => step.fix(
-            "something takes connections there and does not speak NVMe over Fabrics; look at what listens on the port",
-        ),
-        Error::Connect { .. } | Error::ConnectionLost { .. } => step.fix(
-            "what listens there does not speak NVMe over this transport, or refuses its parameters; its log says more",
-        ),
-        Error::Refused { .. } => {
-            step.fix("the target decides who may connect: allowed_hosts, and --hostnqn of this host")
-        }
-        _ => step,
-    }
+    let fix = match error {
+        Error::Connect { cause, .. } => match cause {
+            // These say what to do.
+            ConnectionError::Rejected(_) | ConnectionError::Rdma(_) => {
+                return Step::failed("connection", error.to_string());
+            }
+            ConnectionError::Unreachable { .. } => {
+                let line = "start the target, with a [[port]] of transport = \"rdma\" at this address, and run kvof doctor there";
+                return Step::failed("connection", error.to_string()).fix(line);
+            }
+            ConnectionError::ConnectTimeout(_) => NOT_NVME,
+            _ => {
+                "what listens there does not speak NVMe over this transport, or refuses its parameters; its log says more"
+            }
+        },
+        Error::Timeout { .. } => NOT_NVME,
+        Error::ConnectionLost { .. } => "the target has ended the connection; its log says why",
+        Error::Refused { .. } => "the target decides who may connect: allowed_hosts, and --hostnqn of this host",
+        _ => return Step::failed(name, error.to_string()),
+    };
+    Step::failed(name, error.to_string()).fix(fix)
 }
+
+const NOT_NVME: &str =
+    "something takes connections there and does not speak NVMe over Fabrics; look at what listens on the port";
