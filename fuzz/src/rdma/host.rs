@@ -197,7 +197,7 @@ impl Host {
 
     fn read_cqe(&mut self, sqe: &Sqe, cqe: &Cqe) {
         let sqhd = cqe.sqhd.get();
-        if sqe.opcode == 0x7f && sqe.fctype() == 0x01 && cqe.status().is_success() {
+        if is_connect(sqe) && cqe.status().is_success() {
             assert!(self.role.is_none(), "a second Connect succeeded on one queue");
             let connect = ConnectCmd::from_sqe(sqe);
             let role = Role {
@@ -240,10 +240,17 @@ impl Host {
             CloseReason::Rdma(_) => self.bad_memory,
             CloseReason::Timeout(_) => self.waited,
             CloseReason::Stopped => self.drained,
-            CloseReason::Controller(_) => self.role.is_some(),
+            // The answer to Connect may be on its way.
+            CloseReason::Controller(_) => {
+                self.role.is_some() || self.commands.values().flatten().any(|sent| is_connect(&sent.sqe))
+            }
             _ => false,
         }
     }
+}
+
+fn is_connect(sqe: &Sqe) -> bool {
+    sqe.opcode == 0x7f && sqe.fctype() == 0x01
 }
 
 /// Bits 1:0 of what the command is: 1 brings data to the controller, 2 to the host.

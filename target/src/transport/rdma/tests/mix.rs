@@ -368,7 +368,7 @@ fn run_odd(actions: &[Odd]) {
                 let held = &mut rig.links[link].held;
                 match held.remove(usize::from(which >> 1) % held.len().max(1)) {
                     Some(Action::Fetch { token, landing, .. }) if *fails => {
-                        rig.fetched(link, token, landing, Err("odd"))
+                        rig.fetched(link, token, landing, Err("odd"));
                     }
                     Some(action) => rig.carry_out(link, action),
                     None => {}

@@ -267,7 +267,7 @@ impl Rig {
             done: Vec::new(),
             closed: None,
             transport: QueueTransport {
-                kind: TransportKind::Tcp,
+                kind: TransportKind::Rdma,
                 portid: 1,
                 local: "192.0.2.1:4420".parse().unwrap(),
                 peer: "192.0.2.200:50000".parse().unwrap(),
