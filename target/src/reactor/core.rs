@@ -17,7 +17,7 @@ use super::{
     CoreMessage, Listener, Listeners, Mailbox, Shared,
     conn::{Conn, Link, Origin},
     disk::DiskBacklog,
-    rdma::{RdmaCore, Source},
+    rdma::{RdmaCore, ReaperHandle, Source},
     tcp::TcpLink,
 };
 use crate::{
@@ -136,12 +136,13 @@ impl Core {
         inbox: mpsc::Receiver<CoreMessage>,
         mailboxes: Vec<Mailbox>,
         listeners: Listeners,
+        reaper: Option<ReaperHandle>,
     ) -> io::Result<Self> {
         for (index, listener) in listeners.tcp.iter().enumerate() {
             ring.watch_readable(listener.socket.as_fd(), Token::Listener(index).pack())?;
         }
         let rdma =
-            if shared.uses_rdma { Some(RdmaCore::new(&shared.config.rdma, listeners.rdma, &mut ring)?) } else { None };
+            reaper.map(|reaper| RdmaCore::new(&shared.config.rdma, reaper, listeners.rdma, &mut ring)).transpose()?;
         let backends = Backends::new(id, mailboxes.len(), shared.pool.clone());
         Ok(Self {
             id,
@@ -254,6 +255,7 @@ impl Core {
             match message {
                 CoreMessage::Accepted { socket, origin } => self.open(socket, origin),
                 CoreMessage::Requested(requested) => self.open_rdma(*requested),
+                CoreMessage::Reaped(reserved) => self.handle_reaped(reserved),
                 CoreMessage::Backend { from, message } => self.backends.handle_message(from, message),
                 CoreMessage::Attach(id, part) => {
                     self.attached.push(id);
@@ -453,19 +455,9 @@ impl Core {
             self.starved.push_back(key);
         }
         let Some(reason) = conn.poll_close().cloned() else { return };
-        let (ended, closed) = match &mut conn.link {
-            Link::Tcp(link) => {
-                let closed = link.close(&mut self.ring);
-                (closed, closed)
-            }
-            Link::Rdma(link) => {
-                let ended = link.disconnect(self.now);
-                let closed = link.close(self.now);
-                if closed && let Some(rdma) = &mut self.rdma {
-                    rdma.give_back(link, &mut self.ring);
-                }
-                (ended, closed)
-            }
+        let ended = match &mut conn.link {
+            Link::Tcp(link) => link.close(&mut self.ring),
+            Link::Rdma(link) => link.disconnect(self.now),
         };
         if ended {
             let peer = conn.transport.peer;
@@ -475,11 +467,17 @@ impl Core {
                 tracing::debug!(core = self.id, %peer, %reason, "connection ended");
             }
         }
-        if closed && let Some(load) = self.shared.loads.get(self.id) {
-            load.fetch_sub(1, Ordering::Relaxed);
+        match &conn.link {
+            Link::Rdma(_) => self.close_rdma(key),
+            Link::Tcp(_) if ended => {
+                if let Some(load) = self.shared.loads.get(self.id) {
+                    load.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            Link::Tcp(_) => {}
         }
         // The key names this connection's operations until the last of them is back.
-        if conn.is_gone() {
+        if self.conns.get(key).is_some_and(Conn::is_gone) {
             self.conns.remove(key);
         }
     }

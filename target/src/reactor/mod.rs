@@ -30,7 +30,11 @@ use kvof_store::{
 };
 
 pub use self::rdma::{RdmaConfig, RdmaListeners};
-use self::{conn::Origin, core::Core, rdma::Requested};
+use self::{
+    conn::Origin,
+    core::Core,
+    rdma::{Reaper, ReaperHandle, Requested, Reserved},
+};
 use crate::{
     backend::{BackendMessage, BackendPart, PoolAttachError, PoolId, PoolPart},
     control::Target,
@@ -112,7 +116,10 @@ enum CoreMessage {
         socket: OwnedFd,
         origin: Origin,
     },
+    /// A request for an RDMA connection that was found good.
     Requested(Box<Requested>),
+    /// The queue pair of a connection that is over is gone.
+    Reaped(Reserved),
     Backend {
         from: usize,
         message: BackendMessage,
@@ -165,8 +172,6 @@ struct Shared {
     target: Arc<Target>,
     pool: Pool,
     config: ReactorConfig,
-    /// There are RDMA ports.
-    uses_rdma: bool,
     /// Connections on each core.
     loads: Vec<AtomicUsize>,
     /// Which cores have no connections any more; only told while stopping.
@@ -199,6 +204,8 @@ pub struct Reactors {
     shared: Arc<Shared>,
     mailboxes: Vec<Mailbox>,
     threads: Vec<JoinHandle<()>>,
+    /// Where there are RDMA ports.
+    reaper: Option<Reaper>,
     closed: mpsc::Receiver<ClosedVolume>,
 }
 
@@ -223,14 +230,18 @@ impl Reactors {
             at_rest: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             failed: AtomicBool::new(false),
             closed: hand_back,
-            uses_rdma: listeners.rdma.is_some(),
             config,
         });
         // Every core's mailbox must be known to every other before the first of them runs, but an event loop belongs to
         // the thread that made it: threads make theirs, report, and wait for the others.
         let (ready, made) = mpsc::channel();
         let mut starters = Vec::new();
-        let mut reactors = Self { shared: Arc::clone(&shared), mailboxes: Vec::new(), threads: Vec::new(), closed };
+        let reaper = listeners.rdma.as_ref().map(|_| Reaper::start()).transpose();
+        let reaper = reaper.map_err(|error| StartError { core: 0, error })?;
+        let mut reactors =
+            Self { shared: Arc::clone(&shared), mailboxes: Vec::new(), threads: Vec::new(), reaper, closed };
+        // Goes before `reactors`, which waits for the reaper.
+        let handle = reactors.reaper.as_ref().map(Reaper::handle);
         for core in 0..cores {
             let (sender, inbox) = mpsc::channel();
             let (starter, go) = mpsc::channel::<Start>();
@@ -265,8 +276,11 @@ impl Reactors {
             .collect();
         let mut listeners = Some(listeners);
         for (_, starter) in starters {
-            let start =
-                Start { mailboxes: reactors.mailboxes.clone(), listeners: listeners.take().unwrap_or_default() };
+            let start = Start {
+                mailboxes: reactors.mailboxes.clone(),
+                listeners: listeners.take().unwrap_or_default(),
+                reaper: handle.clone(),
+            };
             let _ = starter.send(start);
         }
         for parts in storage.pools {
@@ -369,6 +383,9 @@ impl Reactors {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        if let Some(reaper) = self.reaper.take() {
+            reaper.finish();
+        }
     }
 }
 
@@ -382,6 +399,7 @@ impl Drop for Reactors {
 struct Start {
     mailboxes: Vec<Mailbox>,
     listeners: Listeners,
+    reaper: Option<ReaperHandle>,
 }
 
 fn open_loop(core: usize, config: &ReactorConfig) -> io::Result<EventLoop> {
@@ -393,7 +411,7 @@ fn open_loop(core: usize, config: &ReactorConfig) -> io::Result<EventLoop> {
 
 fn run(core: usize, shared: &Arc<Shared>, ring: EventLoop, inbox: mpsc::Receiver<CoreMessage>, start: Start) {
     let body = std::panic::AssertUnwindSafe(|| {
-        Core::new(core, Arc::clone(shared), ring, inbox, start.mailboxes, start.listeners)
+        Core::new(core, Arc::clone(shared), ring, inbox, start.mailboxes, start.listeners, start.reaper)
             .and_then(|mut core| core.run())
     });
     match std::panic::catch_unwind(body) {

@@ -9,7 +9,7 @@ use kvof_io::{HeapBuf, RdmaBuf};
 use kvof_rdma::{Endpoint, Event, WorkCompletion, WorkError};
 use kvof_spec::IntoBytes;
 
-use super::super::tcp::Flushed;
+use super::{super::tcp::Flushed, reaper::Reserved};
 use crate::{
     namespace::DataOut,
     queue::{Cx, Landing},
@@ -28,14 +28,11 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(in super::super) struct RdmaLink {
     /// `None` once the connection is over and only waits for its last backend operations.
-    endpoint: Option<Endpoint<RdmaBuf>>,
+    endpoint: Option<Box<Endpoint<RdmaBuf>>>,
     pub(in super::super) connection: Connection,
     /// What the device has told, and nobody has looked at yet. Bounded by the depth of the queue pair.
     events: VecDeque<Event<RdmaBuf>>,
-    /// The completion queue, in the core's list.
-    pub(super) queue: usize,
-    /// Bytes of its capsules' memory.
-    pub(super) capsules: u64,
+    pub(super) reserved: Reserved,
     /// The connection is over, and the queue pair was told.
     is_over: bool,
     /// When the queue pair is destroyed whatever is under way.
@@ -43,17 +40,10 @@ pub(in super::super) struct RdmaLink {
 }
 
 impl RdmaLink {
-    /// A connection over `endpoint`, which has room in the core's completion queue `queue` and `capsules` bytes of memory.
-    pub(super) fn new(endpoint: Endpoint<RdmaBuf>, connection: Connection, queue: usize, capsules: u64) -> Self {
-        Self {
-            endpoint: Some(endpoint),
-            connection,
-            events: VecDeque::new(),
-            queue,
-            capsules,
-            is_over: false,
-            deadline: None,
-        }
+    /// A connection over `endpoint`, for which its core has set `reserved` aside.
+    pub(super) fn new(endpoint: Endpoint<RdmaBuf>, connection: Connection, reserved: Reserved) -> Self {
+        let endpoint = Some(Box::new(endpoint));
+        Self { endpoint, connection, events: VecDeque::new(), reserved, is_over: false, deadline: None }
     }
 
     /// Whether there is a queue pair.
@@ -170,15 +160,14 @@ impl RdmaLink {
         self.deadline = Some(now);
     }
 
-    /// Destroys the queue pair if nothing is under way any more, or that has taken too long; true if it did.
-    pub(in super::super) fn close(&mut self, now: Instant) -> bool {
-        let is_over = self.endpoint.as_ref().is_some_and(Endpoint::is_quiet) && self.events.is_empty();
-        if self.endpoint.is_none() || !(is_over || self.deadline.is_some_and(|at| at <= now)) {
-            return false;
+    /// The queue pair, to be destroyed, if nothing is under way any more, or that has taken too long.
+    pub(in super::super) fn close(&mut self, now: Instant) -> Option<Box<Endpoint<RdmaBuf>>> {
+        let is_quiet = self.endpoint.as_ref().is_some_and(|endpoint| endpoint.is_quiet()) && self.events.is_empty();
+        if !is_quiet && self.deadline.is_none_or(|at| at > now) {
+            return None;
         }
         self.events.clear();
-        self.endpoint = None;
-        true
+        self.endpoint.take()
     }
 }
 

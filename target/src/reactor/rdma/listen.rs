@@ -10,10 +10,7 @@ use std::{
 
 use kvof_io::{EventLoop, WatchId};
 use kvof_rdma::{CmChannel, CmEvent, CmId, CmListener, ConnectionEvent, RdmaError};
-use kvof_spec::{
-    IntoBytes,
-    rdma::{CmReject, CmStatus},
-};
+use kvof_spec::rdma::CmStatus;
 
 use super::super::{
     CoreMessage,
@@ -161,13 +158,13 @@ impl Core {
             Ok(request) => request,
             Err(status) => {
                 tracing::warn!(%peer, %status, "RDMA connection refused: its request is wrong");
-                return refuse(id, status);
+                return rdma.reaper.refuse(id, status);
             }
         };
         let limit = self.shared.config.max_connections;
         if self.shared.connections() >= limit {
             tracing::warn!(%peer, limit, "RDMA connection refused: max_connections reached");
-            return refuse(id, CmStatus::NO_RESOURCES);
+            return rdma.reaper.refuse(id, CmStatus::NO_RESOURCES);
         }
         let core = self.shared.idlest();
         if let Some(load) = self.shared.loads.get(core) {
@@ -179,13 +176,5 @@ impl Core {
         } else if let Some(mailbox) = self.mailboxes.get(core) {
             mailbox.send(CoreMessage::Requested(requested));
         }
-    }
-}
-
-/// Refuses a request with `status`.
-pub(super) fn refuse(id: CmId, status: CmStatus) {
-    let peer = id.peer_addr();
-    if let Err(error) = id.reject(CmReject::new(status).as_bytes()) {
-        tracing::debug!(%peer, %error, "the refusal was not sent");
     }
 }

@@ -3,6 +3,7 @@
 
 mod link;
 mod listen;
+mod reaper;
 
 use std::{
     io,
@@ -23,7 +24,11 @@ use kvof_spec::{
 use slab::Slab;
 
 pub use self::listen::RdmaListeners;
-pub(super) use self::{link::RdmaLink, listen::Requested};
+pub(super) use self::{
+    link::RdmaLink,
+    listen::Requested,
+    reaper::{Reaper, ReaperHandle, Reserved},
+};
 use super::{
     conn::{Conn, Link, Origin},
     core::{Core, Token},
@@ -95,6 +100,7 @@ impl Source {
 #[derive(Debug)]
 pub(super) struct RdmaCore {
     channel: Arc<CmChannel>,
+    reaper: ReaperHandle,
     /// On the core that accepts connections.
     listeners: Option<RdmaListeners>,
     /// When listeners without a device are tried again.
@@ -143,6 +149,7 @@ enum Refusal {
 impl RdmaCore {
     pub(super) fn new(
         config: &RdmaConfig,
+        reaper: ReaperHandle,
         mut listeners: Option<RdmaListeners>,
         ring: &mut EventLoop,
     ) -> io::Result<Self> {
@@ -153,6 +160,7 @@ impl RdmaCore {
         ring.watch_readable(channel.as_fd(), Token::Rdma(Source::Connections).pack())?;
         Ok(Self {
             channel,
+            reaper,
             listeners,
             listen_again: None,
             queues: Slab::new(),
@@ -179,14 +187,6 @@ impl RdmaCore {
         tracing::debug!(device = device.name(), entries = size, "completion queue made");
         entry.insert(CoreQueue { cq, watch, is_armed: false, users: 0, is_lost: false });
         Ok(index)
-    }
-
-    /// A connection is gone: so is what it had reserved.
-    pub(super) fn give_back(&mut self, link: &RdmaLink, ring: &mut EventLoop) {
-        self.capsules = self.capsules.saturating_sub(link.capsules);
-        let Some(queue) = self.queues.get_mut(link.queue) else { return };
-        queue.users = queue.users.saturating_sub(1);
-        self.tidy(link.queue, ring);
     }
 
     /// Destroys a completion queue that nobody uses, unless it is a device's only one.
@@ -270,7 +270,7 @@ impl Core {
         tracing::error!(device = queue.cq.device().name(), why, "a completion queue is of no use any more");
         for key in self.keys() {
             if let Some(Conn { link: Link::Rdma(link), .. }) = self.conns.get_mut(key)
-                && link.queue == index
+                && link.reserved.queue == index
             {
                 link.connection.handle_end(CloseReason::Rdma(format!("its completion queue: {why}")));
                 self.mark_dirty(key);
@@ -305,7 +305,7 @@ impl Core {
             }
             ConnectionEvent::DeviceRemoved => {
                 link.give_up(now);
-                if let Some(queue) = rdma.queues.get_mut(link.queue) {
+                if let Some(queue) = rdma.queues.get_mut(link.reserved.queue) {
                     queue.is_lost = true;
                 }
             }
@@ -365,7 +365,7 @@ impl Core {
         let index = match checked {
             Ok(index) => index,
             Err(refusal) => {
-                listen::refuse(id, CmStatus::NO_RESOURCES);
+                rdma.reaper.refuse(id, CmStatus::NO_RESOURCES);
                 return Err(refusal);
             }
         };
@@ -375,8 +375,33 @@ impl Core {
         queue.users += 1;
         rdma.capsules += wanted;
         let connection = Connection::new(Arc::clone(&rdma.settings), request, self.now);
-        let link = Link::Rdma(Box::new(RdmaLink::new(endpoint, connection, index, wanted)));
+        let reserved = Reserved { queue: index, capsules: wanted };
+        let link = Link::Rdma(Box::new(RdmaLink::new(endpoint, connection, reserved)));
         Ok(self.conns.insert(Conn::new(link, origin, (mailbox.clone(), key))))
+    }
+
+    /// Has the queue pair of connection `key` destroyed, if it is over and that is possible by now.
+    pub(super) fn close_rdma(&mut self, key: usize) {
+        let (Some(conn), Some(rdma)) = (self.conns.get_mut(key), &self.rdma) else { return };
+        if let Link::Rdma(link) = &mut conn.link
+            && let Some(endpoint) = link.close(self.now)
+            && let Some(mailbox) = self.mailboxes.get(self.id)
+        {
+            rdma.reaper.destroy(endpoint, link.reserved, mailbox.clone());
+        }
+    }
+
+    /// A queue pair is gone: so is what its connection had.
+    pub(super) fn handle_reaped(&mut self, reserved: Reserved) {
+        if let Some(load) = self.shared.loads.get(self.id) {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
+        let Some(rdma) = &mut self.rdma else { return };
+        rdma.capsules = rdma.capsules.saturating_sub(reserved.capsules);
+        if let Some(queue) = rdma.queues.get_mut(reserved.queue) {
+            queue.users = queue.users.saturating_sub(1);
+            rdma.tidy(reserved.queue, &mut self.ring);
+        }
     }
 
     /// Looks after the listeners a few times a second.
