@@ -5,6 +5,7 @@ mod rdma;
 mod tcp;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
     time::{Duration, Instant},
 };
@@ -149,11 +150,13 @@ impl Reach {
         let begin = Instant::now();
         let entries = match block_on(discover(address, options)) {
             Ok(entries) => entries,
-            Err(error) => return self.add(nvme_error("discovery", &error)),
+            Err(error) => return self.add(nvme_error("discovery", address, &error)),
         };
         let named: Vec<&DiscoveryEntry> = entries.iter().filter(|e| e.subtype == SubsystemType::NVM).collect();
         let here = subsystems_at(address, &named);
-        let step = Step::ok("discovery", format!("tells of {}", count(named.len() as u64, "subsystem", "subsystems")));
+        let subsystems: BTreeSet<&str> = named.iter().map(|entry| entry.subnqn.as_str()).collect();
+        let text = count(subsystems.len() as u64, "subsystem", "subsystems");
+        let step = Step::ok("discovery", format!("tells of {text}"));
         self.add(step.took(begin))?;
         if here.is_empty() {
             let elsewhere: Vec<String> = named
@@ -172,7 +175,7 @@ impl Reach {
             let begin = Instant::now();
             self.add(match block_on(controller(address, nqn, options)) {
                 Ok(text) => Step::ok("subsystem", format!("{nqn}: {text}")).took(begin),
-                Err(error) => nvme_error("subsystem", &error),
+                Err(error) => nvme_error("subsystem", address, &error),
             })?;
         }
         Ok(())
@@ -226,7 +229,7 @@ async fn controller(address: &Address, nqn: &str, options: &ConnectOptions) -> R
 }
 
 /// The step in which `error` came; while it is the connection that fails, it is not `name` yet.
-fn nvme_error(name: &'static str, error: &Error) -> Step {
+fn nvme_error(name: &'static str, address: &Address, error: &Error) -> Step {
     let fix = match error {
         Error::Connect { cause, .. } => match cause {
             // These say what to do.
@@ -235,6 +238,10 @@ fn nvme_error(name: &'static str, error: &Error) -> Step {
             }
             ConnectionError::Unreachable { .. } => {
                 let line = "start the target, with a [[port]] of transport = \"rdma\" at this address, and run kvof doctor there";
+                return Step::failed("connection", error.to_string()).fix(line);
+            }
+            ConnectionError::ConnectTimeout(_) if address.transport() == Transport::Rdma => {
+                let line = "no answer: the machine is off or has no RDMA, or a firewall drops RoCE's packets (UDP to port 4791)";
                 return Step::failed("connection", error.to_string()).fix(line);
             }
             ConnectionError::ConnectTimeout(_) => NOT_NVME,

@@ -34,9 +34,8 @@ pub(super) fn walk(reach: &mut Reach, addresses: &[SocketAddr], timeout: Duratio
             Err(error) => failures.push(format!("{}: {error}", address.ip())),
         }
     }
-    let way_out = "the way to the address has to lead through a network device of an RDMA device: rdma link, ip route get; loopback \
-                   addresses (127.0.0.0/8, ::1) have none";
-    reach.add(Step::failed("address", failures.join("; ")).fix(way_out))
+    let step = Step::failed("address", failures.join("; "));
+    reach.add(step.fix("the way there has to lead through a network device of an RDMA device: ip route get, rdma link"))
 }
 
 fn resolve(channel: &Arc<CmChannel>, key: u64, to: SocketAddr, timeout: Duration) -> Result<CmId, String> {
@@ -57,9 +56,11 @@ fn route(reach: &mut Reach, channel: &Arc<CmChannel>, key: u64, id: &CmId, timeo
     });
     reach.add(match resolved {
         Ok(()) => Step::ok("route", format!("to {}", id.peer_addr())).took(begin),
-        Err(error) => {
-            Step::failed("route", error).fix("InfiniBand asks its subnet manager: sminfo shows whether there is one")
-        }
+        Err(error) => Step::failed("route", error).fix(if id.peer_addr().ip().is_loopback() {
+            "loopback addresses have no RDMA: give the address of a network device that an RDMA device belongs to"
+        } else {
+            "InfiniBand asks its subnet manager (sminfo shows whether there is one), Ethernet its neighbours (ip neigh)"
+        }),
     })
 }
 
