@@ -9,7 +9,7 @@ cd "$(dirname "$0")/cargo-fuzz"
 root=$(cd ../.. && pwd)
 export CARGO_TARGET_DIR="$root/.build/cargo-fuzz"
 work="$root/.build/fuzz"
-bodies=(config initiator pdu rdma_target target)
+bodies=(config initiator pdu rdma_initiator rdma_target target)
 # Longest inputs, and most memory: a body that needs more is a finding.
 max_len=8192
 rss_mb=2048

@@ -6,6 +6,7 @@
 //! | [`target`] | actions of several hosts, good and bad | the target's bytes, every command's one completion, memory, and that it still serves |
 //! | [`rdma_target`] | the same over NVMe/RDMA, and when data moves | which of the hosts' memory is touched, and the rest as above |
 //! | [`initiator`] | actions of a controller, good and bad | the host library's bytes, every operation's one result, and what was written to its buffer |
+//! | [`rdma_initiator`] | the same over NVMe/RDMA, and when work completes | that and no memory is given back in reach of the controller |
 //! | [`config`] | a configuration file | no panic; what is accepted reads back from what it prints as |
 //!
 //! They run three ways: as plain tests on the committed corpus and on mutations of it (`cargo test -p kvof-fuzz`), under
@@ -17,6 +18,7 @@ mod initiator;
 mod input;
 mod pdu;
 mod rdma;
+mod rdma_initiator;
 pub mod seeds;
 mod target;
 
@@ -24,14 +26,21 @@ pub use config::config;
 pub use initiator::initiator;
 pub use pdu::pdu;
 pub use rdma::rdma_target;
+pub use rdma_initiator::rdma_initiator;
 pub use target::target;
 
 /// A fuzz body.
 pub type Body = fn(&[u8]);
 
 /// Every body, by the name of its corpus and of its libFuzzer target.
-pub const BODIES: [(&str, Body); 5] =
-    [("config", config), ("initiator", initiator), ("pdu", pdu), ("rdma_target", rdma_target), ("target", target)];
+pub const BODIES: [(&str, Body); 6] = [
+    ("config", config),
+    ("initiator", initiator),
+    ("pdu", pdu),
+    ("rdma_initiator", rdma_initiator),
+    ("rdma_target", rdma_target),
+    ("target", target),
+];
 
 /// The body called `name`.
 #[must_use]

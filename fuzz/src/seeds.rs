@@ -21,6 +21,7 @@ pub fn seeds() -> Vec<Seed> {
     config(&mut seeds);
     pdu(&mut seeds);
     target(&mut seeds);
+    crate::rdma_initiator::seeds(&mut |name, bytes| seeds.push(("rdma_initiator", name.to_owned(), bytes)));
     crate::rdma::seeds(&mut |name, bytes| seeds.push(("rdma_target", name.to_owned(), bytes)));
     crate::initiator::seeds(&mut |name, bytes| seeds.push(("initiator", name.to_owned(), bytes)));
     seeds

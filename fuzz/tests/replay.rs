@@ -105,6 +105,11 @@ fn pdu() {
 }
 
 #[test]
+fn rdma_initiator() {
+    run("rdma_initiator", 20_000);
+}
+
+#[test]
 fn rdma_target() {
     run("rdma_target", 3000);
 }

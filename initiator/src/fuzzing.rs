@@ -3,6 +3,8 @@
 //! The input is a script: what the host submits and sends, when time passes, and what the controller says, either as raw
 //! bytes or as PDUs whose framing and digests are right and whose fields are not.
 
+mod rdma;
+
 use std::{
     collections::BTreeMap,
     io::IoSlice,
@@ -18,6 +20,8 @@ use crate::{
     queue::{Answer, Command, HostQueue, TimeLimit},
     tcp::{IOV_MAX, Settings, TcpQueue, crc32c},
 };
+
+pub use rdma::rdma_host_queue;
 
 /// Most commands of one script.
 const COMMANDS_MAX: usize = 64;

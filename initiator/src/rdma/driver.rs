@@ -90,10 +90,9 @@ impl Line for Verbs {
     fn connect(to: &SocketAddr, link: &Link<Settings>, patience: &Patience<'_>) -> Result<Self, ConnectionError> {
         let Settings { qid, cntlid, limits, path } = &link.settings;
         let channel = CmChannel::new()?;
-        let id = CmId::resolve(&channel, 0, *to, patience.left())?;
-        let told = |event| matches!(event, ConnectionEvent::AddressResolved).then_some(());
-        await_event(&channel, patience, told)?;
-        id.resolve_route(patience.left())?;
+        let id = CmId::resolve(&channel, 0, *to, patience.left()).map_err(|error| no_way(to, &error))?;
+        await_event(&channel, patience, |event| matches!(event, ConnectionEvent::AddressResolved).then_some(()))?;
+        id.resolve_route(patience.left()).map_err(|error| no_way(to, &error))?;
         await_event(&channel, patience, |event| matches!(event, ConnectionEvent::RouteResolved).then_some(()))?;
 
         let device = id.device()?;
@@ -328,6 +327,16 @@ fn rejection(reason: i32) -> String {
     format!("{what} (reason {reason})")
 }
 
+/// No device leads to `to`.
+fn no_way(to: &SocketAddr, error: &RdmaError) -> ConnectionError {
+    let hint = if to.ip().is_loopback() {
+        "loopback addresses are not for RDMA: use the address of an interface with an RDMA device"
+    } else {
+        "`kvof doctor` tells which addresses the RDMA devices of this machine have"
+    };
+    ConnectionError::Unreachable { what: format!("no RDMA device leads to {}: {error}; {hint}", to.ip()).into() }
+}
+
 /// A failure of the connection manager for people.
 fn failure(what: &str, status: i32) -> String {
     let error = std::io::Error::from_raw_os_error(status.saturating_abs());
@@ -394,5 +403,7 @@ mod tests {
         let said = refused(failed).unwrap_err().to_string();
         assert!(said.contains("resolving the route") && said.contains("kvof doctor"), "{said}");
         assert!(refused(ConnectionEvent::TimewaitExit).is_ok());
+        let said = no_way(&"127.0.0.1:4420".parse().unwrap(), &RdmaError::NoDevice).to_string();
+        assert!(said.contains("127.0.0.1") && said.contains("loopback"), "{said}");
     }
 }

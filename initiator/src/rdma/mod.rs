@@ -29,6 +29,8 @@
 
 mod data;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod rig;
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
