@@ -6,6 +6,7 @@ use kvof_kv::{Key, KvCommand};
 use kvof_spec::{
     Property, SglDescriptor, Sqe,
     fabrics::{CNTLID_DYNAMIC, PropertySetCmd},
+    rdma::CmRequest,
 };
 
 use super::{
@@ -119,6 +120,17 @@ fn a_failed_fetch_ends_the_connection_without_a_completion() {
     assert!(reason.is_fault());
     assert!(rig.links[1].done.is_empty());
     assert!(rig.links[1].conn.is_idle());
+    rig.finish();
+}
+
+#[test]
+fn memory_that_cannot_be_written_ends_the_connection() {
+    let mut rig = Rig::connected(options());
+    rig.store(1, &key("a"), &[1; 4096]).ok();
+    let sgl = SglDescriptor::keyed(0x1000, 4096, 0xdead, false).unwrap();
+    rig.send(1, retrieve(&key("a"), 4096), sgl, &[]);
+    assert_eq!(rig.links[1].closed, Some(CloseReason::Rdma("remote access error".into())));
+    assert!(rig.links[1].done.is_empty());
     rig.finish();
 }
 
@@ -258,22 +270,53 @@ fn commands_that_wait_for_memory_go_with_their_connection() {
     rig.finish();
 }
 
+/// Asks for events of namespaces, and gives the command that waits for one; `remove_namespace` is one.
+fn await_event(rig: &mut Rig, link: usize) -> u16 {
+    let mut sqe = Sqe::new(kvof_spec::AdminOpcode::SET_FEATURES);
+    (sqe.cdw10, sqe.cdw11) = (0x0b_u32.into(), 0x100_u32.into());
+    rig.execute(link, sqe, SglDescriptor::default(), &[]).ok();
+    rig.send(link, Sqe::new(kvof_spec::AdminOpcode::ASYNC_EVENT_REQUEST), SglDescriptor::default(), &[])
+}
+
+fn remove_namespace(rig: &Rig) {
+    let mut def = super::rig::definition(2 << 20);
+    def.subsystems[0].namespaces.pop();
+    let plan = rig.target.plan(def).unwrap();
+    rig.target.apply(plan).unwrap();
+}
+
 #[test]
 fn events_are_answered_when_they_come() {
     let mut rig = Rig::connected(options());
-    let event = Sqe::new(kvof_spec::AdminOpcode::ASYNC_EVENT_REQUEST);
-    let cid = rig.send(0, event, SglDescriptor::default(), &[]);
+    let cid = await_event(&mut rig, 0);
+    rig.pass(Duration::from_secs(1));
     assert!(rig.take_done(0, cid).is_none());
-    // The subsystem loses a namespace.
-    let mut def = super::rig::definition(2 << 20);
-    def.subsystems[0].namespaces.pop();
-    // Namespace Attribute Notices have to be asked for.
-    let mut sqe = Sqe::new(kvof_spec::AdminOpcode::SET_FEATURES);
-    (sqe.cdw10, sqe.cdw11) = (0x0b_u32.into(), 0x100_u32.into());
-    rig.execute(0, sqe, SglDescriptor::default(), &[]).ok();
-    let plan = rig.target.plan(def).unwrap();
-    rig.target.apply(plan).unwrap();
+    remove_namespace(&rig);
     rig.pass(Duration::from_millis(100));
     rig.take_done(0, cid).unwrap().ok();
+    rig.finish();
+}
+
+#[test]
+fn an_event_that_is_not_sent_yet_uses_up_no_entry() {
+    let mut rig = Rig::connected(options());
+    let admin = rig.open_with(CmRequest::new(0, 1, 31, 0));
+    rig.connect(admin, 0, 31, CNTLID_DYNAMIC).unwrap();
+    rig.execute(admin, PropertySetCmd::new(Property::CC, 0x0046_0061).unwrap().into(), SglDescriptor::default(), &[])
+        .ok();
+    let event = await_event(&mut rig, admin);
+    rig.links[admin].hold.1 = true;
+    let keep_alive = Sqe::new(kvof_spec::AdminOpcode::KEEP_ALIVE);
+    // The host has one receive, which this takes; the answer to the event waits.
+    rig.send(admin, keep_alive, SglDescriptor::default(), &[]);
+    remove_namespace(&rig);
+    rig.settle();
+    for _ in 0..32 {
+        rig.send(admin, keep_alive, SglDescriptor::default(), &[]);
+    }
+    assert_eq!((&rig.links[admin].closed, rig.links[admin].held.len()), (&None, 1));
+    rig.release(admin);
+    rig.take_done(admin, event).unwrap().ok();
+    assert_eq!(rig.links[admin].done.len(), 33);
     rig.finish();
 }

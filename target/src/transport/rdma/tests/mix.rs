@@ -398,8 +398,6 @@ fn run_odd(actions: &[Odd]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
     #[test]
     fn good_commands_of_every_form_move_the_right_bytes(ops in prop::collection::vec(op(), 1..80)) {
         let mut mix = Mix::new();

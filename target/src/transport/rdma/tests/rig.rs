@@ -108,13 +108,14 @@ impl Memory {
         Ok(out)
     }
 
-    fn write(&mut self, mut bytes: &[u8], segments: &[RemoteSegment]) {
+    fn write(&mut self, mut bytes: &[u8], segments: &[RemoteSegment]) -> Result<(), &'static str> {
         for &segment in segments {
             let (now, later) = bytes.split_at(segment.len as usize);
-            self.place(segment).unwrap().copy_from_slice(now);
+            self.place(segment)?.copy_from_slice(now);
             bytes = later;
         }
         assert!(bytes.is_empty());
+        Ok(())
     }
 }
 
@@ -470,7 +471,11 @@ impl Rig {
                 let mut written = 0;
                 if let Some((data, segments)) = data {
                     let bytes = bytes_of(data);
-                    link.memory.write(&bytes, &segments);
+                    if let Err(error) = link.memory.write(&bytes, &segments) {
+                        link.conn.handle_sent(now, token);
+                        link.conn.handle_end(CloseReason::Rdma(error.to_owned()));
+                        return;
+                    }
                     written = bytes.len();
                 }
                 if let Some(key) = invalidate {
