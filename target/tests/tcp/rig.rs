@@ -1,7 +1,7 @@
 //! A target on a free port of the loopback interface, in this process.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,7 +22,7 @@ use kvof_target::{
         Durability, KvStorageDef, NamespaceDef, NamespaceKindDef, NamespaceMode, PoolDef, PoolLimits, PoolUse, PortDef,
         StorageDef, SubsystemDef, TargetDef, TransportKind,
     },
-    reactor::{Listener, Listeners, RdmaConfig, ReactorConfig, Reactors, Storage},
+    reactor::{Listener, Listeners, RdmaConfig, RdmaListeners, ReactorConfig, Reactors, Storage},
     transport::tcp::{TcpSettings, TcpTimers},
 };
 
@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) pool_mode: NamespaceMode,
     pub(crate) pool_durability: Durability,
     pub(crate) address: SocketAddr,
+    /// An RDMA port beside the TCP one, if there is a device for it.
+    pub(crate) rdma: Option<(IpAddr, RdmaConfig)>,
 }
 
 /// The usual settings, but for the time that a host has to read a C2HTermReq before its connection is closed.
@@ -71,6 +73,7 @@ impl Default for Options {
             pool_mode: NamespaceMode::Store,
             pool_durability: Durability::Media,
             address: ([127, 0, 0, 1], 0).into(),
+            rdma: None,
         }
     }
 }
@@ -94,6 +97,7 @@ pub(crate) struct Rig {
     pub(crate) target: Arc<Target>,
     pub(crate) pool: Pool,
     pub(crate) address: SocketAddr,
+    pub(crate) rdma: Option<SocketAddr>,
     cores: usize,
     definition: TargetDef,
     handle: Option<PoolHandle>,
@@ -189,11 +193,15 @@ impl Rig {
             transfer_max: options.limits.mdts,
             max_disk_ops: 64,
             tcp: options.tcp,
-            rdma: RdmaConfig::default(),
+            rdma: options.rdma.as_ref().map_or_else(RdmaConfig::default, |(_, config)| config.clone()),
         };
-        let listeners = Listeners { tcp: vec![Listener { socket, portid: 1, local: address }], rdma: None };
+        let mut listeners = Listeners { tcp: vec![Listener { socket, portid: 1, local: address }], rdma: None };
+        let rdma = options.rdma.as_ref().map(|(ip, _)| {
+            let rdma = listeners.rdma.insert(RdmaListeners::new(64).unwrap());
+            rdma.bind(2, SocketAddr::new(*ip, 0)).unwrap_or_else(|error| panic!("{error}"))
+        });
         let reactors = Reactors::start(config, Arc::clone(&target), pool.clone(), storage, listeners).unwrap();
-        Self { reactors: Some(reactors), target, pool, address, cores: options.cores, definition, handle }
+        Self { reactors: Some(reactors), target, pool, address, rdma, cores: options.cores, definition, handle }
     }
 
     pub(crate) fn connections(&self) -> usize {
