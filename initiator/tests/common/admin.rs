@@ -163,7 +163,8 @@ fn identify_controller(state: &State) -> IdentifyController {
     data.mdts = behaviour.mdts;
     data.kas = 1.into();
     data.maxcmd = 128.into();
-    data.sgls = 1.into();
+    data.sgls = behaviour.sgls.into();
+    data.msdbd = behaviour.msdbd;
     data.ioccsz = behaviour.ioccsz.into();
     data.iorcsz = 1.into();
     data.oaes = (Oaes::NAMESPACE_ATTRIBUTE | Oaes::DISCOVERY_LOG_CHANGE).bits().into();

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 mod admin;
+pub mod rdma;
 
 use std::{
     collections::HashMap,
@@ -10,6 +11,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -41,6 +43,9 @@ pub struct Behaviour {
     pub split: usize,
     /// IOCCSZ, 16-byte units.
     pub ioccsz: u32,
+    /// SGLS and MSDBD.
+    pub sgls: u32,
+    pub msdbd: u8,
     /// MDTS.
     pub mdts: u8,
     /// MQES, 0's based.
@@ -71,6 +76,8 @@ impl Default for Behaviour {
             maxh2cdata: 16_384,
             split: 50_000,
             ioccsz: 4 + 4096 / 16,
+            sgls: 1,
+            msdbd: 1,
             mdts: 5,
             mqes: 127,
             io_queues: 8,
@@ -125,26 +132,13 @@ impl Target {
     }
 
     pub fn start_with(behaviour: Behaviour) -> Self {
-        let limits = KvLimits { kvkml: 16, kvvml: 100_000, mnks: 0, novg: 0 };
-        let config = ReferenceConfig { limits, capacity: 1 << 30, slot_quota: 1 << 30 };
-        let state = Arc::new(State {
-            behaviour: Mutex::new(behaviour),
-            seen: Seen::default(),
-            port: StorePort::new(ReferenceStore::new(config), KV_NSID, 1 << 30, "reference"),
-            blocks: Mutex::new(vec![0; BLOCK * BLOCKS]),
-            stopped: AtomicBool::new(false),
-            streams: Mutex::default(),
-            held: Mutex::default(),
-            events: Mutex::default(),
-            discovery: Mutex::default(),
-        });
+        let state = State::new(behaviour);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let target = Self { address, state };
         target.listen(listener);
         target
     }
-
     pub fn address(&self) -> Address {
         self.address.to_string().parse().unwrap()
     }
@@ -248,11 +242,15 @@ impl Drop for Target {
 type Held = (Arc<Wire>, Sqe, Vec<u8>);
 
 /// The sending half of a connection.
-pub struct Wire {
-    stream: Mutex<TcpStream>,
-    digests: Digests,
-    hpda: u8,
-    split: usize,
+pub enum Wire {
+    Tcp {
+        stream: Mutex<TcpStream>,
+        digests: Digests,
+        hpda: u8,
+        split: usize,
+    },
+    /// Data and completions, for the thread that has the queue pair.
+    Rdma(mpsc::Sender<(Vec<u8>, Cqe)>),
 }
 
 fn crc32c(bytes: &[u8]) -> [u8; 4] {
@@ -261,22 +259,26 @@ fn crc32c(bytes: &[u8]) -> [u8; 4] {
 
 impl Wire {
     fn send(&self, header: &[u8], pdo: u8, data: &[u8]) {
+        let Self::Tcp { stream, digests, .. } = self else { return };
         let mut pdu = header.to_vec();
-        if self.digests.header {
+        if digests.header {
             pdu.extend(crc32c(header));
         }
         if !data.is_empty() {
             pdu.resize(usize::from(pdo), 0);
             pdu.extend_from_slice(data);
-            if self.digests.data {
+            if digests.data {
                 pdu.extend(crc32c(data));
             }
         }
-        let _ = self.stream.lock().unwrap().write_all(&pdu);
+        let _ = stream.lock().unwrap().write_all(&pdu);
     }
 
     pub fn respond(&self, cqe: Cqe) {
-        self.send(CapsuleResp::new(cqe, self.digests).as_bytes(), 0, &[]);
+        match self {
+            Self::Tcp { digests, .. } => self.send(CapsuleResp::new(cqe, *digests).as_bytes(), 0, &[]),
+            Self::Rdma(sender) => drop(sender.send((Vec::new(), cqe))),
+        }
     }
 
     pub fn status(&self, cid: u16, status: Status) {
@@ -285,11 +287,18 @@ impl Wire {
 
     /// Sends data and the response.
     pub fn answer(&self, cid: u16, data: &[u8], dw0: u32) {
+        let (digests, hpda, split) = match self {
+            Self::Tcp { digests, hpda, split, .. } => (*digests, *hpda, *split),
+            Self::Rdma(sender) => {
+                let cqe = Cqe::new(cid, Status::SUCCESS).with_result(dw0.into());
+                return drop(sender.send((data.to_vec(), cqe)));
+            }
+        };
         let mut offset = 0;
-        for chunk in data.chunks(self.split) {
+        for chunk in data.chunks(split) {
             let last = offset + chunk.len() == data.len();
             let success = last && dw0 == 0 && offset % 2 == 0;
-            let pdu = C2hData::new(cid, offset as u32, chunk.len() as u32, last, success, self.digests, self.hpda);
+            let pdu = C2hData::new(cid, offset as u32, chunk.len() as u32, last, success, digests, hpda);
             self.send(pdu.as_bytes(), pdu.ch.pdo, chunk);
             if success {
                 return;
@@ -322,7 +331,7 @@ fn serve(state: &State, mut stream: TcpStream) -> Option<()> {
         Digests { header: asked.header && behaviour.digests.header, data: asked.data && behaviour.digests.data };
     let ic_resp = IcResp::new(behaviour.cpda, digests, behaviour.maxh2cdata);
     stream.write_all(ic_resp.as_bytes()).ok()?;
-    let wire = Arc::new(Wire {
+    let wire = Arc::new(Wire::Tcp {
         stream: Mutex::new(stream.try_clone().ok()?),
         digests,
         hpda: ic_req.hpda,
@@ -387,6 +396,22 @@ fn read_pdu(stream: &mut TcpStream, digests: Digests, cpda: u8) -> Option<(Frame
 }
 
 impl State {
+    fn new(behaviour: Behaviour) -> Arc<Self> {
+        let limits = KvLimits { kvkml: 16, kvvml: 100_000, mnks: 0, novg: 0 };
+        let config = ReferenceConfig { limits, capacity: 1 << 30, slot_quota: 1 << 30 };
+        Arc::new(Self {
+            behaviour: Mutex::new(behaviour),
+            seen: Seen::default(),
+            port: StorePort::new(ReferenceStore::new(config), KV_NSID, 1 << 30, "reference"),
+            blocks: Mutex::new(vec![0; BLOCK * BLOCKS]),
+            stopped: AtomicBool::new(false),
+            streams: Mutex::default(),
+            held: Mutex::default(),
+            events: Mutex::default(),
+            discovery: Mutex::default(),
+        })
+    }
+
     pub fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
         self.behaviour.lock().unwrap()
     }
