@@ -6,7 +6,7 @@ use kvof_rdma::{Mr, MrAccess, RdmaError};
 
 use crate::{
     CopyError, MemoryKind, RdmaPath,
-    staging::{CopyBell, DeviceCopy},
+    staging::{CopyBell, DeviceCopy, Piece},
 };
 
 /// A range of device memory. The bytes stay there for as long as the value lives.
@@ -20,6 +20,9 @@ pub(crate) unsafe trait DeviceMemory: Send + Sync {
 
     /// Something that copies from and to all memory of this kind without waiting, and rings `bell` when a copy is over.
     fn copier(&self, bell: Arc<CopyBell>) -> Result<Box<dyn DeviceCopy>, CopyError>;
+
+    /// Host memory that the device copies from and to without help of the CPU.
+    fn pinned(&self, len: usize) -> Result<Piece, CopyError>;
 
     /// Copies from device to host, and waits. The range was checked.
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), CopyError>;

@@ -171,6 +171,10 @@ unsafe impl DeviceMemory for SimulatedMemory {
         Ok(Box::new(SimulatedCopy { device: self.device.clone(), id, bell, finished: Arc::default() }))
     }
 
+    fn pinned(&self, len: usize) -> Result<Piece, CopyError> {
+        Ok(Piece::heap(len))
+    }
+
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), CopyError> {
         let bytes = lock(&self.bytes);
         let from = bytes.get(offset..offset + into.len());

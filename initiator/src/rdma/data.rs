@@ -80,14 +80,14 @@ fn pieces(address: u64, len: u32, key: u32) -> impl Iterator<Item = SglDescripto
 /// A copy of the `len` bytes of `payload`, or, unless `filled`, memory for them. None if it has become shorter or its
 /// device cannot copy.
 pub(super) fn stage(payload: &Payload, len: usize, filled: bool) -> Option<Buffer> {
-    let mut memory = Buffer::new(len);
-    if !filled {
-        return Some(memory);
+    match payload.device_range() {
+        Some(range) if filled => return range.staged_copy().ok(),
+        Some(range) => return Some(range.staging_buffer()),
+        None => {}
     }
-    let to = memory.host_mut()?;
-    match payload {
-        Payload::Out(Held::Buffer(from)) => from.copy_to_host(0, to).ok()?,
-        _ => to.copy_from_slice(payload.outgoing(0, len)?),
+    let mut memory = Buffer::new(len);
+    if filled {
+        memory.host_mut()?.copy_from_slice(payload.outgoing(0, len)?);
     }
     Some(memory)
 }

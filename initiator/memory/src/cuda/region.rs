@@ -16,7 +16,7 @@ use crate::{
     Buffer, CopyError, MemoryKind, RdmaPath, RegionError,
     device::DeviceMemory,
     region::{PartTable, register_error},
-    staging::{CopyBell, DeviceCopy},
+    staging::{CopyBell, DeviceCopy, Piece},
 };
 
 /// What GPU memory is aligned to for a dma-buf: the largest host page of the systems that this library runs on.
@@ -355,6 +355,10 @@ unsafe impl DeviceMemory for CudaMemory {
 
     fn copier(&self, bell: Arc<CopyBell>) -> Result<Box<dyn DeviceCopy>, CopyError> {
         Ok(Box::new(CudaCopy::new(self.gpu, bell)?))
+    }
+
+    fn pinned(&self, len: usize) -> Result<Piece, CopyError> {
+        Ok(self.gpu.pinned(len)?)
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), CopyError> {

@@ -17,12 +17,14 @@ use crate::{CopyError, MemoryKind, device::DeviceMemory};
 mod incoming;
 mod outgoing;
 mod piece;
+mod pool;
 mod stager;
 #[cfg(test)]
 mod tests;
 
 pub use outgoing::Ready;
 pub use piece::Piece;
+pub use pool::POOL_MAX;
 pub use stager::{Stager, StagingLimits, TransferId};
 
 /// A range of device memory. It keeps the memory from being freed, and nothing else: whoever copies from or to it is to

@@ -7,7 +7,7 @@
 //! Environment: `SIMULATED_CUDA_VERSION` (12040), `SIMULATED_CUDA_DEVICES` (2), `SIMULATED_CUDA_INIT` (the result of cuInit),
 //! `SIMULATED_CUDA_FAIL_COPY` (the nth asynchronous copy, from 0, breaks the context).
 
-#![allow(non_snake_case, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
+#![allow(non_snake_case, private_interfaces, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -392,7 +392,7 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut *mut Stream, _: c_uint) -> 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamSynchronize(stream: *const Stream) -> c_int {
     let (done, wait) = channel::<()>();
-    let sent = unsafe { &*stream }.work.send(Box::new(move || drop(done.send(()))));
+    let sent = unsafe { &*stream }.work.send(Box::new(move || done.send(()).unwrap_or(())));
     if sent.is_err() || wait.recv().is_err() || BROKEN.load(Ordering::SeqCst) {
         return LAUNCH_FAILED;
     }
