@@ -35,6 +35,8 @@ const CQES: u8 = 0x44;
 /// Bytes of a submission queue entry, and the unit of IOCCSZ and IORCSZ.
 const SQE_SIZE: u32 = 64;
 const CAPSULE_UNIT: u32 = 16;
+/// Bytes of an SGL descriptor.
+const SGL_DESCRIPTOR: u32 = 16;
 /// Bytes of a block in which a KV namespace counts its size where only blocks can be said (CNS 00h).
 const KV_BLOCK: u64 = 512;
 /// CNTID that means the controller that processes the command.
@@ -171,7 +173,9 @@ fn descriptors_of(limits: &TargetLimits, kind: TransportKind) -> (Sgls, u8) {
             let mut sgls = Sgls::SUPPORTED | Sgls::KEYED;
             // Hosts take it for leave to send data in capsules.
             sgls.set(Sgls::OFFSET, limits.rdma.in_capsule > 0);
-            (sgls, limits.rdma.segments.max(1))
+            // A list of them lies in the capsule.
+            let room = u8::try_from(limits.rdma.in_capsule / SGL_DESCRIPTOR).unwrap_or(u8::MAX);
+            (sgls, limits.rdma.segments.min(room).max(1))
         }
     }
 }

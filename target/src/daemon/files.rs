@@ -1,6 +1,11 @@
-//! How many files and sockets the process may have open.
+//! What the process may use of the system: open files, and locked memory for RDMA.
+
+use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The capability that lifts the limit of locked memory, as a bit of CapEff.
+const CAP_IPC_LOCK: u64 = 1 << 14;
 
 /// Open files beside connections: logs, rings, event descriptors, listeners.
 const OTHER_FILES: u64 = 64;
@@ -29,4 +34,27 @@ pub(super) fn raise_limit(connections: u32, cores: usize, storage: usize) {
              limits.connections"
         );
     }
+}
+
+/// Raises the soft limit of locked memory as far as the hard one lets it, and warns if RDMA cannot have `bytes` then.
+pub(super) fn raise_locked_memory(bytes: u64) {
+    let limit = getrlimit(Resource::Memlock);
+    let (Some(current), maximum) = (limit.current, limit.maximum) else { return };
+    let reachable = maximum.unwrap_or(u64::MAX);
+    let raised = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
+    let have = if raised.is_ok() { reachable } else { current };
+    if have < bytes && !has_capability(CAP_IPC_LOCK) {
+        tracing::warn!(
+            have,
+            needed = bytes,
+            "less memory may be locked than RDMA may need; raise the limit (ulimit -l, LimitMEMLOCK=), or lower \
+             reactor.memory"
+        );
+    }
+}
+
+fn has_capability(bit: u64) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).is_some_and(|bits| bits & bit != 0)
 }

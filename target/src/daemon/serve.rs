@@ -9,7 +9,7 @@ use std::{
 
 use kvof_io::{Pool, PoolConfig};
 
-use super::{notify::ServiceManager, pools::Pools};
+use super::{files, notify::ServiceManager, pools::Pools};
 use crate::{
     backend::{self, OpenError, OpenPool, PoolOpenError},
     config::{Cores, Settings},
@@ -107,6 +107,10 @@ impl Serving {
         let reserved = kv_memory(&def);
         let pool = new_pool(settings, reserved)?;
         let cores = settings.cpus.len();
+        if listeners.rdma.is_some() {
+            let receive = settings.rdma.receive_memory.saturating_mul(u64::try_from(cores).unwrap_or(u64::MAX));
+            files::raise_locked_memory(reserved.saturating_add(settings.memory).saturating_add(receive));
+        }
         let defs = def.pools.clone();
         let target = Target::new(def, limits(settings), Instant::now())?;
         let mut pools = Pools::default();

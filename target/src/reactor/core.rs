@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     rc::Rc,
     sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use slab::Slab;
 
 use super::{
     CoreMessage, Listener, Listeners, Mailbox, Shared,
-    conn::{Conn, Link, Origin},
+    conn::{Conn, Link},
     disk::DiskBacklog,
     rdma::{RdmaCore, ReaperHandle, Source},
     tcp::TcpLink,
@@ -24,7 +24,7 @@ use crate::{
     backend::{Backends, DiskResult, PoolId},
     model::BackendId,
     queue::Cx,
-    transport::tcp::{Connection, TcpSettings},
+    transport::tcp::TcpSettings,
 };
 
 /// How long storage may take to come to rest after the last connection, or after the time that connections had.
@@ -33,8 +33,6 @@ const STORAGE_PATIENCE: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 /// How soon a command that waits for memory tries again; memory may come back on another core, which does not tell.
 const STARVED_RETRY: Duration = Duration::from_millis(1);
-/// How soon a listener is tried again after accept failed, for want of file descriptors for instance.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Bytes received at once beside a command's data.
 const SCRATCH: usize = 64 << 10;
 
@@ -80,9 +78,9 @@ pub(super) struct Core {
     pub(super) ring: EventLoop,
     inbox: mpsc::Receiver<CoreMessage>,
     pub(super) mailboxes: Vec<Mailbox>,
-    listeners: Vec<Listener>,
-    accept_again: Option<Instant>,
-    tcp_settings: Arc<TcpSettings>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) accept_again: Option<Instant>,
+    pub(super) tcp_settings: Arc<TcpSettings>,
     backends: Backends,
     /// The storage that `backends` has.
     attached: Vec<BackendId>,
@@ -303,65 +301,6 @@ impl Core {
         }
     }
 
-    fn accept(&mut self, index: usize) {
-        let Some(listener) = self.listeners.get(index) else { return };
-        let mut arrived = Vec::new();
-        loop {
-            match kvof_io::accept(listener.socket.as_fd()) {
-                Ok(Some(accepted)) => arrived.push(accepted),
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::warn!(%error, listen = %listener.local, "cannot accept connections for now");
-                    self.accept_again = Some(self.now + ACCEPT_RETRY);
-                    break;
-                }
-            }
-            // The rest waits in the backlog until these have a core.
-            if arrived.len() >= 64 {
-                self.accept_again = Some(self.now);
-                break;
-            }
-        }
-        let portid = listener.portid;
-        for (socket, peer) in arrived {
-            let limit = self.shared.config.max_connections;
-            if self.shared.connections() >= limit {
-                tracing::warn!(%peer, limit, "connection refused: max_connections reached");
-                continue;
-            }
-            if let Err(error) = kvof_io::set_nodelay(socket.as_fd()) {
-                tracing::debug!(%peer, %error, "connection lost while it was accepted");
-                continue;
-            }
-            let Ok(local) = kvof_io::local_addr(socket.as_fd()) else { continue };
-            let core = self.shared.idlest();
-            if let Some(load) = self.shared.loads.get(core) {
-                load.fetch_add(1, Ordering::Relaxed);
-            }
-            let origin = Origin { portid, local, peer };
-            if core == self.id {
-                self.open(socket, origin);
-            } else if let Some(mailbox) = self.mailboxes.get(core) {
-                mailbox.send(CoreMessage::Accepted { socket, origin });
-            }
-        }
-    }
-
-    fn open(&mut self, socket: OwnedFd, origin: Origin) {
-        let Some(mailbox) = self.mailboxes.get(self.id).cloned() else { return };
-        let entry = self.conns.vacant_entry();
-        let key = entry.key();
-        let connection = Connection::new(Arc::clone(&self.tcp_settings), self.now);
-        let link = TcpLink::new(&mut self.ring, socket, connection, Token::Connection(key).pack());
-        let conn = entry.insert(Conn::new(Link::Tcp(Box::new(link)), origin, (mailbox, key)));
-        if self.stopping.is_some() {
-            conn.drain();
-        }
-        tracing::debug!(core = self.id, peer = %origin.peer, local = %origin.local, "connection accepted");
-        self.mark_ready(key);
-        self.mark_dirty(key);
-    }
-
     fn receive(&mut self) {
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { return };
@@ -530,7 +469,7 @@ impl Core {
         }
     }
 
-    fn mark_ready(&mut self, key: usize) {
+    pub(super) fn mark_ready(&mut self, key: usize) {
         if let Some(conn) = self.conns.get_mut(key)
             && !conn.is_ready
             && conn.is_open()

@@ -4,6 +4,7 @@
 //! the path of a command; they send each other messages, of which each command has at most one under way, so that the
 //! depths of the queues bound the mailboxes too.
 
+mod accept;
 mod conn;
 mod core;
 mod disk;

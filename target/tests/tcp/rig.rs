@@ -97,6 +97,7 @@ pub(crate) struct Rig {
     pub(crate) target: Arc<Target>,
     pub(crate) pool: Pool,
     pub(crate) address: SocketAddr,
+    #[allow(dead_code, reason = "the tests of NVMe/RDMA use it")]
     pub(crate) rdma: Option<SocketAddr>,
     cores: usize,
     definition: TargetDef,

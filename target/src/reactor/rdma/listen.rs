@@ -23,6 +23,9 @@ use crate::transport::rdma::{Request, check_request};
 /// How soon a listener whose device is gone is tried again.
 pub(super) const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
+/// Requests taken at once.
+const REQUEST_BUDGET: usize = 16;
+
 /// The RDMA ports.
 #[derive(Debug)]
 pub struct RdmaListeners {
@@ -116,10 +119,12 @@ impl RdmaListeners {
 }
 
 impl Core {
-    /// Takes the requests that wait.
+    /// Takes the requests that wait, up to a budget; the others have their turn soon.
     pub(super) fn accept_rdma(&mut self) {
-        loop {
-            let Some(listeners) = self.rdma.as_mut().and_then(|rdma| rdma.listeners.as_mut()) else { return };
+        for _ in 0..REQUEST_BUDGET {
+            let Some(rdma) = &mut self.rdma else { return };
+            rdma.has_requests = false;
+            let Some(listeners) = &mut rdma.listeners else { return };
             match listeners.channel.poll() {
                 Ok(Some(CmEvent::Request { listener, id, private_data, reads, .. })) => {
                     let port = usize::try_from(listener).ok().and_then(|key| listeners.ports.get(key));
@@ -142,6 +147,9 @@ impl Core {
                 Ok(None) => return,
                 Err(error) => return tracing::error!(%error, "no requests for RDMA connections can be taken"),
             }
+        }
+        if let Some(rdma) = &mut self.rdma {
+            rdma.has_requests = true;
         }
     }
 

@@ -105,6 +105,8 @@ pub(super) struct RdmaCore {
     listeners: Option<RdmaListeners>,
     /// When listeners without a device are tried again.
     listen_again: Option<Instant>,
+    /// More requests wait than were taken in this turn.
+    has_requests: bool,
     queues: Slab<CoreQueue>,
     settings: Arc<RdmaSettings>,
     limits: RequestLimits,
@@ -163,6 +165,7 @@ impl RdmaCore {
             reaper,
             listeners,
             listen_again: None,
+            has_requests: false,
             queues: Slab::new(),
             settings: Arc::new(config.settings.clone()),
             limits: config.limits,
@@ -174,7 +177,8 @@ impl RdmaCore {
 
     /// A completion queue on `device` with room for `entries`.
     fn queue(&mut self, device: &Arc<Device>, entries: u32, ring: &mut EventLoop) -> Result<usize, Refusal> {
-        let fits = |queue: &CoreQueue| Arc::ptr_eq(queue.cq.device(), device) && queue.cq.room() >= entries;
+        let fits =
+            |queue: &CoreQueue| !queue.is_lost && Arc::ptr_eq(queue.cq.device(), device) && queue.cq.room() >= entries;
         if let Some((index, _)) = self.queues.iter().find(|(_, queue)| fits(queue)) {
             return Ok(index);
         }
@@ -202,8 +206,18 @@ impl RdmaCore {
 }
 
 impl Core {
-    /// Looks for completions; true if there were any.
+    /// Looks for completions, and for requests that had to wait; true if there were any.
     pub(super) fn poll_rdma(&mut self) -> bool {
+        let Some(rdma) = &mut self.rdma else { return false };
+        if rdma.has_requests {
+            self.accept_rdma();
+            self.poll_queues();
+            return true;
+        }
+        self.poll_queues()
+    }
+
+    fn poll_queues(&mut self) -> bool {
         let Some(rdma) = &mut self.rdma else { return false };
         for (_, queue) in &rdma.queues {
             for _ in 0..POLL_ROUNDS {
@@ -239,7 +253,7 @@ impl Core {
             is_fresh = true;
         }
         // What came before the queue was armed is not told.
-        is_fresh && self.poll_rdma()
+        rdma.has_requests || (is_fresh && self.poll_queues())
     }
 
     /// A descriptor is readable, or cannot be watched any more.
