@@ -1,5 +1,5 @@
-//! Host library for NVMe Key Value over Fabrics: stores and retrieves values on any NVMe/TCP target that serves the
-//! Key Value command set.
+//! Host library for NVMe Key Value over Fabrics: stores and retrieves values on any target that serves the Key Value
+//! command set over NVMe/TCP or NVMe/RDMA.
 //!
 //! # The whole of it
 //!
@@ -52,11 +52,18 @@
 //!   anything. Every queue has a thread that owns its connection; a supervisor thread keeps the controller alive.
 //! * **Many in flight.** Start as many operations as you like; each takes a slot on the least loaded I/O queue, and
 //!   waits its turn if all [`ConnectOptions::queue_depth`] slots are taken.
-//! * **No copy.** The socket reads into and writes from the buffer that you hand in ([`IoBuf`], [`IoBufMut`]).
+//! * **TCP, RDMA or whatever is there.** The [`Address`] says it: `tcp://`, `rdma://`, or `auto://`, which asks discovery.
+//!   Everything else is the same. RDMA needs rdma-core and a device on this machine when it is used, and neither before.
+//! * **No copy.** The socket reads into and writes from the buffer that you hand in ([`IoBuf`], [`IoBufMut`]); over RDMA
+//!   the controller does, if it is a [`Buffer`] or a vector. A [`Buffer`] that is used again keeps its registration,
+//!   a vector is registered for each command, and a type of your own is copied.
 //! * **Dropping a future is safe.** The answer is given up; the buffer stays with the queue until the command is
 //!   answered or the connection is gone, so nothing is ever written into memory that has a new owner.
+//! * **Dead keys.** Over RDMA each command has a key of its own for its buffer, and is answered when that key is dead: a
+//!   late or hostile controller writes into no memory that has a new owner.
 //! * **Time limits.** Every operation ends within its time limit, waiting and reconnecting included. A Store whose
-//!   data the controller has not fetched by then takes its connection down, as its buffer has to come back.
+//!   data the controller has not fetched by then takes its connection down, as its buffer has to come back; over RDMA
+//!   every command does whose buffer the controller can reach.
 //! * **Reconnecting.** A lost connection fails what is in flight with [`Error::ConnectionLost`], which says that a
 //!   command may or may not have been executed. Nothing is repeated unless you ask for it with
 //!   [`KvNamespace::with_repeats`]; see [`Error::is_retryable`]. New

@@ -8,11 +8,11 @@ use kvof_spec::{Cqe, Status};
 use super::Input;
 use crate::{
     ConnectionError,
-    buffer::{IoBuf, IoBufMut, Payload},
+    buffer::Payload,
     queue::{Extent, HostQueue},
     rdma::{
         Access, Limits,
-        rig::{LIMIT, Rig},
+        rig::{LIMIT, Own, Rig},
     },
 };
 
@@ -47,21 +47,6 @@ pub fn rdma_host_queue(script: &[u8]) {
         run.step(&mut input);
     }
     run.end();
-}
-
-/// A buffer of a kind that only its owner knows.
-struct Foreign(Vec<u8>);
-
-impl IoBuf for Foreign {
-    fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl IoBufMut for Foreign {
-    fn as_bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
 }
 
 /// What kind of buffer a command has.
@@ -149,10 +134,10 @@ impl Run {
             (None, _) => Payload::None,
             (Some(true), Kind::Vec) => Payload::from_controller(vec![UNTOUCHED; len]),
             (Some(true), Kind::Buffer) => Payload::from_controller(filled(UNTOUCHED)),
-            (Some(true), Kind::Foreign) => Payload::from_controller(Foreign(vec![UNTOUCHED; len])),
+            (Some(true), Kind::Foreign) => Payload::from_controller(Own(vec![UNTOUCHED; len])),
             (Some(false), Kind::Vec) => Payload::to_controller(vec![STORED; len]),
             (Some(false), Kind::Buffer) => Payload::to_controller(filled(STORED)),
-            (Some(false), Kind::Foreign) => Payload::to_controller(Foreign(vec![STORED; len])),
+            (Some(false), Kind::Foreign) => Payload::to_controller(Own(vec![STORED; len])),
         };
         self.submitted.push((len, reads, kind));
         self.rig.submit_filling(self.submitted.len() - 1, payload, extent);
@@ -180,7 +165,7 @@ impl Run {
             let bytes = match kind {
                 Kind::Vec => answer.payload.take::<Vec<u8>>(),
                 Kind::Buffer => answer.payload.take::<Buffer>().map(|buffer| buffer.to_vec()),
-                Kind::Foreign => answer.payload.take::<Foreign>().map(|foreign| foreign.0),
+                Kind::Foreign => answer.payload.take::<Own>().map(|foreign| foreign.0),
             };
             let Some(bytes) = bytes else { panic!("the buffer of command {key} is lost") };
             assert_eq!(bytes.len(), len, "another buffer came back");

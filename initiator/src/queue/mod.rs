@@ -16,6 +16,15 @@ pub(crate) use table::{CommandTable, InFlight};
 
 /// One connection and the queue pair on it, sans-IO, as its driver sees it.
 pub(crate) trait HostQueue {
+    /// What the transport keeps with each command.
+    type Transfer;
+
+    /// The queue's books.
+    fn ledger(&self) -> &Ledger<Self::Transfer>;
+
+    /// The queue's books.
+    fn ledger_mut(&mut self) -> &mut Ledger<Self::Transfer>;
+
     /// Takes a command; its answer comes from [`Self::take_answers`] under `key`.
     fn submit(&mut self, key: usize, command: Command);
 
@@ -23,16 +32,24 @@ pub(crate) trait HostQueue {
     fn is_ready(&self) -> bool;
 
     /// Commands that may be in flight, those left out whose time was over and that keep their place.
-    fn usable(&self) -> usize;
+    fn usable(&self) -> usize {
+        self.ledger().commands.usable()
+    }
 
     /// Whether commands wait for their answer.
-    fn is_busy(&self) -> bool;
+    fn is_busy(&self) -> bool {
+        self.ledger().commands.len() > 0
+    }
 
     /// Takes the answers that have come, each with the key that the command was submitted with.
-    fn take_answers(&mut self, into: &mut Vec<(usize, Answer)>);
+    fn take_answers(&mut self, into: &mut Vec<(usize, Answer)>) {
+        self.ledger_mut().take_answers(into);
+    }
 
     /// Earliest time at which [`Self::handle_timeout`] has something to do.
-    fn poll_deadline(&self) -> Option<Instant>;
+    fn poll_deadline(&self) -> Option<Instant> {
+        self.ledger().commands.next_check()
+    }
 
     /// Tells the commands whose time is over.
     fn handle_timeout(&mut self, now: Instant);
@@ -41,7 +58,9 @@ pub(crate) trait HostQueue {
     fn fail(&mut self, cause: ConnectionError);
 
     /// Why the connection is over.
-    fn ended(&self) -> Option<&ConnectionError>;
+    fn ended(&self) -> Option<&ConnectionError> {
+        self.ledger().ended()
+    }
 }
 
 /// A command on its way to a queue.

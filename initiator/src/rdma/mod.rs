@@ -40,7 +40,7 @@ use kvof_spec::{Cqe, FromBytes, Sqe};
 
 use crate::{
     ConnectionError, Error,
-    queue::{Answer, Command, Direction, Extent, HostQueue, Ledger},
+    queue::{Command, Direction, Extent, HostQueue, Ledger},
 };
 
 pub(crate) use data::{IN_CAPSULE_MAX, descriptors_for, reach_of};
@@ -91,7 +91,7 @@ pub(crate) struct Key {
 
 /// What the transport knows of a command in flight.
 #[derive(Debug)]
-struct Transfer {
+pub(crate) struct Transfer {
     sqe: Sqe,
     direction: Direction,
     /// Bytes of data.
@@ -360,6 +360,16 @@ fn command_mut(ledger: &mut Ledger<Transfer>, token: u64) -> Option<(u16, &mut c
 }
 
 impl HostQueue for RdmaQueue {
+    type Transfer = Transfer;
+
+    fn ledger(&self) -> &Ledger<Transfer> {
+        &self.ledger
+    }
+
+    fn ledger_mut(&mut self) -> &mut Ledger<Transfer> {
+        &mut self.ledger
+    }
+
     fn submit(&mut self, key: usize, command: Command) {
         let limits = self.limits;
         let (mut sqe, extent) = (command.sqe, command.extent);
@@ -397,22 +407,6 @@ impl HostQueue for RdmaQueue {
         true
     }
 
-    fn usable(&self) -> usize {
-        self.ledger.commands.usable()
-    }
-
-    fn is_busy(&self) -> bool {
-        self.ledger.commands.len() > 0
-    }
-
-    fn take_answers(&mut self, into: &mut Vec<(usize, Answer)>) {
-        self.ledger.take_answers(into);
-    }
-
-    fn poll_deadline(&self) -> Option<Instant> {
-        self.ledger.commands.next_check()
-    }
-
     /// A buffer that is exposed takes the connection with it, and so does a command that has no answer after twice its
     /// time.
     fn handle_timeout(&mut self, now: Instant) {
@@ -435,10 +429,6 @@ impl HostQueue for RdmaQueue {
                 self.answer_at_the_end(cid);
             }
         }
-    }
-
-    fn ended(&self) -> Option<&ConnectionError> {
-        self.ledger.ended()
     }
 }
 

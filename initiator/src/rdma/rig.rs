@@ -13,7 +13,11 @@ use kvof_spec::sqe::SQE_SIZE;
 use kvof_spec::{FromBytes, IntoBytes, Status};
 
 use super::*;
-use crate::{buffer::Payload, queue::TimeLimit};
+use crate::{
+    IoBuf, IoBufMut,
+    buffer::Payload,
+    queue::{Answer, TimeLimit},
+};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 /// A command with these opcode bits 1:0 reads, writes or moves nothing.
@@ -278,4 +282,19 @@ pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
             state as u8
         })
         .collect()
+}
+
+/// A buffer of a kind that only its owner knows.
+pub(crate) struct Own(pub(crate) Vec<u8>);
+
+impl IoBuf for Own {
+    fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl IoBufMut for Own {
+    fn as_bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
 }

@@ -24,7 +24,7 @@ use zerocopy::IntoBytes;
 
 use crate::{
     ConnectionError, DigestMode,
-    queue::{Answer, Command, Direction, HostQueue, Ledger},
+    queue::{Command, Direction, HostQueue, Ledger},
 };
 use receive::Receiver;
 use staged::{Leaving, Staged};
@@ -63,7 +63,7 @@ pub(crate) struct Negotiated {
 
 /// What the transport knows of a command in flight.
 #[derive(Debug)]
-struct Transfer {
+pub(crate) struct Transfer {
     direction: Direction,
     /// Bytes of data.
     len: u32,
@@ -198,6 +198,16 @@ impl TcpQueue {
 }
 
 impl HostQueue for TcpQueue {
+    type Transfer = Transfer;
+
+    fn ledger(&self) -> &Ledger<Transfer> {
+        &self.ledger
+    }
+
+    fn ledger_mut(&mut self) -> &mut Ledger<Transfer> {
+        &mut self.ledger
+    }
+
     fn submit(&mut self, key: usize, command: Command) {
         let (name, opcode) = (command.name, command.sqe.opcode);
         let in_capsule_max = if opcode == AdminOpcode::FABRICS.0 { ADMIN_IN_CAPSULE } else { self.settings.in_capsule };
@@ -234,22 +244,6 @@ impl HostQueue for TcpQueue {
         self.negotiated.is_some()
     }
 
-    fn usable(&self) -> usize {
-        self.ledger.commands.usable()
-    }
-
-    fn is_busy(&self) -> bool {
-        self.ledger.commands.len() > 0
-    }
-
-    fn take_answers(&mut self, into: &mut Vec<(usize, Answer)>) {
-        self.ledger.take_answers(into);
-    }
-
-    fn poll_deadline(&self) -> Option<Instant> {
-        self.ledger.commands.next_check()
-    }
-
     /// A buffer that is needed for sending takes the connection with it, and so does a command that has no answer after
     /// twice its time.
     fn handle_timeout(&mut self, now: Instant) {
@@ -265,6 +259,7 @@ impl HostQueue for TcpQueue {
         }
     }
 
+    /// What is left to transmit then is a TermReq at most.
     fn fail(&mut self, cause: ConnectionError) {
         if self.ledger.end(cause) {
             self.tx.clear();
@@ -277,11 +272,6 @@ impl HostQueue for TcpQueue {
                 }
             }
         }
-    }
-
-    /// What is left to transmit then is a TermReq at most.
-    fn ended(&self) -> Option<&ConnectionError> {
-        self.ledger.ended()
     }
 }
 

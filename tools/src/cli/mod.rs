@@ -20,7 +20,7 @@ use crate::{
 pub(crate) use connection::{ConnectionArgs, Digests, HostArgs};
 pub(crate) use place::{KeyPlace, Place};
 
-/// Uses, times and checks NVMe Key Value namespaces over fabrics (NVMe/TCP), on any target that serves them.
+/// Uses, times and checks NVMe Key Value namespaces over fabrics (TCP and RDMA), on any target that serves them.
 ///
 /// ADDRESS is tcp://HOST:PORT or HOST:PORT; without a port, 4420. The subsystem and the namespace are found by
 /// themselves where there is only one.

@@ -11,7 +11,7 @@ use kvof_spec::sgl::Sgl;
 use kvof_spec::{IntoBytes, Status};
 
 use super::{
-    rig::{Capsule, LIMIT, OPCODE, Rig, limits, pattern},
+    rig::{Capsule, LIMIT, OPCODE, Own, Rig, limits, pattern},
     *,
 };
 use crate::{buffer::Payload, queue::TimeLimit};

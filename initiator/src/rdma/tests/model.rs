@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Error;
+use crate::{Error, queue::Answer};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -44,21 +44,6 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A buffer of a kind that only its owner knows.
-struct Foreign(Vec<u8>);
-
-impl crate::IoBuf for Foreign {
-    fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl crate::IoBufMut for Foreign {
-    fn as_bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-}
-
 /// What was submitted, and what came of it at the controller.
 #[derive(Clone, Debug)]
 struct Submitted {
@@ -74,9 +59,9 @@ fn payload(reads: Option<bool>, len: usize, foreign: bool, key: usize) -> Payloa
     match (reads, foreign) {
         (None, _) => Payload::None,
         (Some(true), false) => Payload::from_controller(vec![0xee; len]),
-        (Some(true), true) => Payload::from_controller(Foreign(vec![0xee; len])),
+        (Some(true), true) => Payload::from_controller(Own(vec![0xee; len])),
         (Some(false), false) => Payload::to_controller(pattern(len, key as u64)),
-        (Some(false), true) => Payload::to_controller(Foreign(pattern(len, key as u64))),
+        (Some(false), true) => Payload::to_controller(Own(pattern(len, key as u64))),
     }
 }
 
@@ -171,7 +156,7 @@ proptest! {
             let is_none = matches!(payload, Payload::None);
             let bytes = match command.foreign {
                 false => payload.take::<Vec<u8>>(),
-                true => payload.take::<Foreign>().map(|f| f.0),
+                true => payload.take::<Own>().map(|f| f.0),
             };
             let Some(bytes) = bytes else {
                 prop_assert!(command.reads.is_none() && is_none, "command {} lost its buffer", key);

@@ -3,22 +3,7 @@
 use kvof_spec::sgl::KEYED_LENGTH_MAX;
 
 use super::*;
-use crate::{Error, IoBuf, IoBufMut};
-
-/// A buffer that only its owner knows.
-struct Own(Vec<u8>);
-
-impl IoBuf for Own {
-    fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl IoBufMut for Own {
-    fn as_bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-}
+use crate::Error;
 
 #[test]
 fn a_command_without_data_says_so_as_linux_does() {

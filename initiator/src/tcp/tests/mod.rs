@@ -18,7 +18,11 @@ use kvof_spec::tcp::{
 use kvof_spec::{Cqe, FromBytes, IntoBytes, Sqe, Status};
 
 use super::*;
-use crate::{Error, buffer::Payload, queue::TimeLimit};
+use crate::{
+    Error,
+    buffer::Payload,
+    queue::{Answer, TimeLimit},
+};
 
 /// A command with these opcode bits 1:0 reads, writes or moves nothing.
 pub(super) const OPCODE: u8 = 0xc0;
