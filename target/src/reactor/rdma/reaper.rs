@@ -5,6 +5,7 @@ use std::{
     io,
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use kvof_io::RdmaBuf;
@@ -16,6 +17,8 @@ use kvof_spec::{
 
 use super::super::{CoreMessage, Mailbox};
 
+/// How long the end may take in all.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Jobs that may wait; with more than that, those who bring them do them themselves.
 const JOBS: usize = 256;
 
@@ -55,11 +58,19 @@ impl Reaper {
         self.handle.clone()
     }
 
-    /// Waits until everything is gone that it was given; the cores have ended before.
+    /// Waits until everything is gone that it was given, but not for a device that does not answer; the cores have ended
+    /// before.
     pub(in super::super) fn finish(self) {
-        drop(self.handle);
-        // A panic there has been reported.
-        let _ = self.thread.join();
+        let Self { handle, thread } = self;
+        drop(handle);
+        let until = Instant::now() + PATIENCE;
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                tracing::warn!("an RDMA device does not let go of its queue pairs; they end with the process");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
