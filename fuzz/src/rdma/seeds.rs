@@ -29,12 +29,12 @@ impl Session {
 
     fn open(&mut self, conn: u8, qid: u8, cattr: u8, form: u8) -> &mut Self {
         self.act(&Action::Open { core: conn, qid, hrqsize: 32, hsqsize: 31, cntlid: 0 });
-        self.act(&Action::Connect { conn, qid, sqsize: 31, kato: 0, cattr, name: 0, cntlid: 0, form })
+        self.act(&Action::Connect { conn, qid, sqsize: 31, kato: 0, cattr, name: 0, cntlid: 0, form }).work()
     }
 
     /// A controller on connection 0 and an I/O queue on 1.
     fn controller(&mut self, cattr: u8) -> &mut Self {
-        self.open(0, ADMIN, 0, 1).send(0, kinds::ENABLE, |_| {}).open(1, 1, cattr, 0)
+        self.open(0, ADMIN, 0, 1).send(0, kinds::ENABLE, |_| {}).work().open(1, 1, cattr, 0)
     }
 
     fn send(&mut self, conn: u8, kind: u8, change: impl FnOnce(&mut Command)) -> &mut Self {
@@ -71,7 +71,9 @@ pub(crate) fn seeds(add: &mut dyn FnMut(&str, Vec<u8>)) {
         write(&mut s);
         add(name, s.bytes);
     };
-    for (name, bits, cattr) in [("plain", 0, 0), ("two-cores", 1, 0), ("little", 0b1110, 4)] {
+    for (name, bits, cattr) in
+        [("plain", 0, 0), ("two-cores", 1, 0), ("little", 0b1110, 4), ("many-at-once", 0b10000, 0)]
+    {
         session(&format!("session-{name}"), bits, &move |s| {
             s.controller(cattr).store(1, 5000, keyed(5000), 0).work().retrieve(1, 5000, keyed(6000)).work();
             s.store(2, 100, Sgl::InCapsule(60, 100), 200).work().retrieve(2, 100, invalidated(100)).work();
@@ -122,6 +124,13 @@ pub(crate) fn seeds(add: &mut dyn FnMut(&str, Vec<u8>)) {
     session("abandoned", 1, &|s| {
         s.controller(0).hold(3).store(1, 3000, keyed(3000), 0).store(4, 10, Sgl::InCapsule(0, 10), 10);
         s.act(&Action::Close(1)).work();
+    });
+    session("abandoned-before-the-driver-knew", 0b10000, &|s| {
+        s.controller(0).store(1, 3000, keyed(3000), 0).retrieve(1, 0, NO_DATA).act(&Action::Close(1)).work();
+    });
+    session("reset-before-the-driver-knew", 0b10000, &|s| {
+        s.controller(0).store(1, 3000, keyed(3000), 0).retrieve(1, 0, NO_DATA);
+        s.send(0, kinds::ENABLE, |c| c.options = 1).work();
     });
     session("keys-in-use", 0, &|s| {
         s.controller(0).hold(1);

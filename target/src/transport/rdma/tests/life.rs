@@ -170,6 +170,33 @@ fn landings_that_come_back_after_the_end_are_dropped() {
 }
 
 #[test]
+fn what_the_driver_was_not_told_of_before_the_end_is_dropped() {
+    // At once.
+    let mut rig = Rig::connected(options());
+    let sgl = rig.links[1].memory.register(pattern(1, 5000)).sgl();
+    rig.send_only(1, store(&key("k"), 5000), sgl, &[]);
+    rig.send_only(1, retrieve(&key("k"), 0), SglDescriptor::default(), &[]);
+    rig.links[1].conn.handle_end(CloseReason::Host);
+    assert!(rig.links[1].conn.poll_action().is_none());
+    assert!(rig.links[1].conn.is_idle());
+    assert_eq!(rig.pool.in_use(), 0);
+    rig.finish();
+    // In good order: what is answered is still said.
+    let mut rig = Rig::connected(options());
+    let sgl = rig.links[1].memory.register(pattern(1, 5000)).sgl();
+    rig.send_only(1, store(&key("k"), 5000), sgl, &[]);
+    let answered = rig.send_only(1, retrieve(&key("k"), 0), SglDescriptor::default(), &[]);
+    let disable = PropertySetCmd::new(Property::CC, 0x0046_0060).unwrap();
+    rig.send_only(0, disable.into(), SglDescriptor::default(), &[]);
+    rig.settle();
+    assert_eq!(rig.links[1].closed, Some(CloseReason::Controller(control::CloseReason::ControllerReset)));
+    assert!(rig.take_done(1, answered).is_some());
+    assert!(rig.links[1].done.is_empty());
+    assert_eq!(rig.pool.in_use(), 0);
+    rig.finish();
+}
+
+#[test]
 fn a_connection_outlives_what_backends_do_for_it() {
     let mut rig = Rig::connected(options());
     let keys = remote_keys(&mut rig, 3);

@@ -313,16 +313,28 @@ impl Rig {
     }
 
     pub(super) fn capsule(&mut self, link: usize, capsule: &[u8]) {
-        with_link!(self, link, |link, cx| link.conn.handle_capsule(&mut cx, capsule));
+        self.deliver(link, capsule);
         self.settle();
+    }
+
+    /// Gives the connection a message, and looks at nothing that comes of it.
+    fn deliver(&mut self, link: usize, capsule: &[u8]) {
+        with_link!(self, link, |link, cx| link.conn.handle_capsule(&mut cx, capsule));
     }
 
     /// Sends a command, and gives its identifier.
     pub(super) fn send(&mut self, link: usize, sqe: Sqe, sgl: SglDescriptor, behind: &[u8]) -> u16 {
+        let cid = self.send_only(link, sqe, sgl, behind);
+        self.settle();
+        cid
+    }
+
+    /// The same, and looks at nothing that comes of it.
+    pub(super) fn send_only(&mut self, link: usize, sqe: Sqe, sgl: SglDescriptor, behind: &[u8]) -> u16 {
         let cid = self.links[link].next_cid;
         self.links[link].next_cid += 1;
         let sqe = Sqe { cid: cid.into(), sgl1: sgl, ..sqe };
-        self.capsule(link, &[sqe.as_bytes(), behind].concat());
+        self.deliver(link, &[sqe.as_bytes(), behind].concat());
         cid
     }
 
