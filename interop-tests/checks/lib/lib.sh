@@ -119,6 +119,12 @@ target_gone() { ! target_runs; }
 # target_logged REGEX: since this check began.
 target_logged() { tail -c "+$(( $(<"$work/target-log-start") + 1 ))" "$target_log" | grep -qE -- "$1"; }
 
+# own_config: what the target serves from its next start in this check is what is written to $config after the ports; then all is as before.
+own_config() {
+    config=$work/own.toml
+    ports >"$config"
+}
+
 # --- pools
 
 pool_subsystem=nqn.2026-01.org.example:pool
@@ -126,10 +132,9 @@ pool_subsystem=nqn.2026-01.org.example:pool
 # pool_config DEVICE...: a configuration of its own with a KV namespace on a pool of these devices, which the target serves from its next
 # start in this check: $pool_size bytes of it (128MiB).
 pool_config() {
-    config=$work/pool.toml
     local device devices=
     for device; do devices+=", \"$device\""; done
-    ports >"$config"
+    own_config
     cat >>"$config" <<TOML
 [reactor]
 busy_poll = "0s"
@@ -259,12 +264,15 @@ after_check() {
     mountpoint -q /mnt && umount -l /mnt
     disconnect_all >/dev/null || code=1
     host_modules Y || code=1
-    if [ -e "$work/pool.toml" ]; then
+    if [ -e "$work/own.toml" ]; then
         # The next check finds the target that all others have.
         target_stop || code=1
-        rm -rf "$work/pool.toml" "$work/disks"
-        ! command -v dmsetup >/dev/null || DM_DISABLE_UDEV=1 dmsetup remove_all --force >/dev/null 2>&1
+        rm "$work/own.toml"
+    fi
+    if [ -e "$work/disks" ]; then
+        DM_DISABLE_UDEV=1 dmsetup remove_all --force >/dev/null 2>&1
         losetup -D
+        rm -rf "$work/disks"
     fi
 
     # A keep alive that is on its way when its controller is removed is cancelled, and 6.12 calls that a failure.

@@ -2,22 +2,24 @@
 #
 # A switch with three cables: the target is at port1, its hosts are at host1 (where connections go that say nothing else) and host2.
 # Soft-RoCE of these kernels works in the first network namespace only, so that all ends are there, and rules of routing make each end's
-# address local on its own device alone: packets between them cross the switch like those of real machines. `ip link set sw-host1 down`
-# pulls a cable. (Taking the end itself down would break its Soft-RoCE for good: a packet of the connection manager that cannot be sent
-# puts that queue pair into the error state.)
+# address local on its own device alone: packets between them cross the switch like those of real machines. `cable host1 down` pulls a
+# cable. (Taking the end itself down would break its Soft-RoCE for good: a packet of the connection manager that cannot be sent puts that
+# queue pair into the error state.)
 #
 # `alone` is a device without a cable, which reaches itself: for programs that need one device for both ends.
 
 port_address=10.8.0.1
 port_address6=fd00:8::1
 host1_address=10.8.0.11
+host1_address6=fd00:8::11
 host2_address=10.8.0.12
+host2_address6=fd00:8::12
 alone_address=10.8.1.1
 
 # rdma_modules HOST_OR_TARGET...: Soft-RoCE with what it needs. It asks for crc32 by a name that only this module answers to.
 rdma_modules() {
     modprobe crc32_generic
-    modprobe -a rdma_rxe ib_uverbs rdma_ucm dummy veth bridge "$@"
+    modprobe -a rdma_rxe ib_uverbs rdma_ucm dummy veth bridge sch_ingress cls_matchall act_gact "$@"
 }
 
 # rdma_up: loads the modules and makes the network. Once.
@@ -61,14 +63,45 @@ rdma_up() {
     printf 'rule add pref 300 not to %s lookup local\nrule add pref 400 lookup 101\nrule del pref 0\n' fd00:8::/64 >>"$work/ip6"
     ip -batch "$work/ip"
     ip -6 -batch "$work/ip6"
+    neighbours
     for device in port1 host1 host2 alone; do rdma link add "rxe-$device" type rxe netdev $device; done
+}
+
+# neighbours: each end knows where the others are. The kernel's RDMA misses an answer to that question that comes as fast as it does here, and
+# looks again when the patience of whoever wants to connect is over: 3 s of the kernel's host.
+neighbours() {
+    local port host1 host2
+    port=$(<"/sys/class/net/port1/address") host1=$(<"/sys/class/net/host1/address") host2=$(<"/sys/class/net/host2/address")
+    ip -batch - <<NEIGHBOURS
+neighbour replace $port_address lladdr $port dev host1 nud reachable
+neighbour replace $port_address lladdr $port dev host2 nud reachable
+neighbour replace $host1_address lladdr $host1 dev port1 nud reachable
+neighbour replace $host2_address lladdr $host2 dev port1 nud reachable
+neighbour replace $port_address6 lladdr $port dev host1 nud reachable
+neighbour replace $port_address6 lladdr $port dev host2 nud reachable
+neighbour replace $host1_address6 lladdr $host1 dev port1 nud reachable
+neighbour replace $host2_address6 lladdr $host2 dev port1 nud reachable
+NEIGHBOURS
 }
 
 # rdma_resources DEVICE: what is in use on a device, "pd 1 cq 1 qp 1 cm_id 0 mr 0 ctx 0 srq 0" while nobody uses it.
 rdma_resources() { rdma resource show "$1" | sed "s/^[0-9]*: $1: //; s/ *$//"; }
 
-# cable DEVICE up|down: the switch's end of it.
-cable() { ip link set "sw-$1" "$2"; }
+# cable DEVICE up|down: pulls it, or plugs it in. The device sees that, and its packets vanish, where by themselves they would fail in the
+# moments before it does: in Linux 6.12 that breaks Soft-RoCE as described above.
+cable() {
+    case $2 in
+        down)
+            tc qdisc add dev "$1" clsact
+            tc filter add dev "$1" egress matchall action trap
+            ip link set "sw-$1" down
+            ;;
+        up)
+            ip link set "sw-$1" up
+            tc qdisc del dev "$1" clsact
+            ;;
+    esac
+}
 
 # cables_up: all of them, again.
 cables_up() {
@@ -77,3 +110,15 @@ cables_up() {
         (( $(<"/sys/class/net/sw-$end/flags") & 1 )) || cable $end up
     done
 }
+
+# target_uses: descriptors of the target, and what it has on its device. Nothing of a connection stays when that is gone.
+target_uses() {
+    local files=("/proc/$(target_pid)/fd/"*)
+    echo "descriptors ${#files[@]} $(rdma_resources rxe-port1)"
+}
+
+# target_memory: resident, in MiB.
+target_memory() { awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$(target_pid)/status"; }
+
+# uses_again WANTED: the target uses what it did before.
+uses_again() { [ "$(target_uses)" = "$1" ]; }

@@ -12,7 +12,7 @@ use super::session::{ENTRIES, Host, Place};
 use crate::pattern::Random;
 
 /// Few receives: these connections are for nothing.
-const SMALL: Shape = Shape { receives: 2, sends: 2, send_size: 64 };
+const SMALL: Shape = Shape { receives: 2, promised: 2, sends: 2, send_size: 64 };
 
 pub(super) fn fields(place: &Place, _: &mut Random) -> Result<()> {
     let good = CmRequest::new(0, ENTRIES, ENTRIES - 1, 0);

@@ -76,7 +76,12 @@ pub(super) fn unknown_key(place: &Place, random: &mut Random) -> Result<()> {
             let mut host = Host::new(place)?;
             prepare(&mut host, BYTES)?;
             let sgl = keyed(random.next() & !0xfff, len, 0x00de_ad00 | (random.next() as u32 & 0xff))?;
-            ended(&mut host.io, &with_sgl(sqe, sgl))?;
+            // A length that is not the command's is reason enough to refuse it.
+            match fate(&mut host.io, &with_sgl(sqe, sgl))? {
+                Fate::Ended => {}
+                Fate::Answered(status) if len != BYTES => ensure!(!status.is_success(), "{sgl:?} was taken"),
+                Fate::Answered(status) => bail!("{sgl:?}: {status}, where an end was due"),
+            }
         }
     }
     // Round the end of the address space.
@@ -141,9 +146,9 @@ fn ended(queue: &mut Queue, capsule: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The private data promises 32 receives, and there is one, which is never posted again.
+/// The private data promises 32 receives, and there are two, which are not posted again.
 pub(super) fn no_receives(place: &Place, random: &mut Random) -> Result<()> {
-    let mut host = Host::with(place, Shape { receives: 2, sends: 32, send_size: 64 })?;
+    let mut host = Host::with(place, Shape { receives: 2, promised: ENTRIES, sends: 32, send_size: 64 })?;
     prepare(&mut host, BYTES)?;
     let sgl = host.io.expose(memory(&vec![0; BYTES as usize])?, BYTES, RemoteAccess::Write)?;
     for _ in 0..u32::from(ENTRIES) - 2 {
@@ -174,7 +179,7 @@ pub(super) fn no_receives(place: &Place, random: &mut Random) -> Result<()> {
 
 /// As little room as can be, honestly told: every command is answered in the end.
 pub(super) fn one_receive(place: &Place, _: &mut Random) -> Result<()> {
-    let mut host = Host::with(place, Shape { receives: 1, sends: 32, send_size: 64 })?;
+    let mut host = Host::with(place, Shape { receives: 1, promised: 1, sends: 32, send_size: 64 })?;
     let exist = KvCommand::exist(1, &Key::new(b"nowhere")?).to_sqe(SglDescriptor::default());
     let commands = u32::from(ENTRIES) - 2;
     for _ in 0..commands {

@@ -12,7 +12,7 @@ use super::{Fate, fate};
 use crate::pattern::Random;
 
 /// More than any capsule that the target takes.
-const LONG: Shape = Shape { receives: 32, sends: 4, send_size: 65_536 };
+const LONG: Shape = Shape { receives: 32, promised: 32, sends: 4, send_size: 65_536 };
 
 /// How many random commands each queue gets.
 const RANDOM_COMMANDS: usize = 40;
@@ -97,7 +97,7 @@ fn random_command(random: &mut Random, allowed: impl Fn(u8) -> bool) -> [u8; 64]
 
 pub(super) fn overflow(place: &Place, _: &mut Random) -> Result<()> {
     let many = u32::from(ENTRIES) * 4;
-    let shape = Shape { receives: many, sends: many, send_size: 64 };
+    let shape = Shape { receives: many, promised: ENTRIES, sends: many, send_size: 64 };
     let mut queue = Queue::open(place, 0, 0, shape)?;
     ensure!(queue.connect(place, 0, CNTLID_DYNAMIC)?.is_ok(), "an admin queue was refused");
     let mut keep_alive = Sqe::new(AdminOpcode::KEEP_ALIVE);

@@ -27,6 +27,8 @@ const REJECTED_BY_CONSUMER: i32 = 28;
 pub(crate) struct Shape {
     /// Receives that are posted, and stay posted until they are used.
     pub(crate) receives: u32,
+    /// Receives that the target is told of.
+    pub(crate) promised: u16,
     /// Capsules on their way.
     pub(crate) sends: u32,
     /// Bytes of the largest capsule to send.
@@ -35,7 +37,7 @@ pub(crate) struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { receives: 32, sends: 32, send_size: 64 }
+        Self { receives: 32, promised: 32, sends: 32, send_size: 64 }
     }
 }
 
@@ -70,8 +72,7 @@ impl Asked {
     /// When the way to the target cannot be found, or this side has no room.
     pub(crate) fn new(to: SocketAddr, shape: Shape, private_data: &[u8]) -> Result<Self> {
         let channel = CmChannel::new()?;
-        let id = CmId::resolve(&channel, KEY.into(), to, PATIENCE)?;
-        expect_event(&channel, &ConnectionEvent::AddressResolved)?;
+        let id = resolve(&channel, to)?;
         id.resolve_route(PATIENCE)?;
         expect_event(&channel, &ConnectionEvent::RouteResolved)?;
         let config = EndpointConfig {
@@ -84,7 +85,8 @@ impl Asked {
             reads: 1,
             reads_served: 16,
         };
-        let queue = CompletionQueue::new(&id.device()?, config.completions())?;
+        // Devices round the lengths of queues up.
+        let queue = CompletionQueue::new(&id.device()?, 2 * config.completions() + 64)?;
         let endpoint = Endpoint::connect(id, &queue, config, private_data)?;
         Ok(Self { endpoint, queue, channel })
     }
@@ -193,6 +195,20 @@ impl Raw {
             }
         }
         Ok(())
+    }
+}
+
+/// Finds the device that leads to `to`. The kernel may miss the answer to a question for the neighbour, and look again only when its time is
+/// over: so that time is short.
+fn resolve(channel: &Arc<CmChannel>, to: SocketAddr) -> Result<CmId> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let id = CmId::resolve(channel, KEY.into(), to, Duration::from_millis(500))?;
+        match next_event(channel)? {
+            ConnectionEvent::AddressResolved => return Ok(id),
+            ConnectionEvent::Failed { .. } if Instant::now() < until => {}
+            other => bail!("{other:?} instead of a resolved address"),
+        }
     }
 }
 

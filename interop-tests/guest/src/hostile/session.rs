@@ -45,7 +45,7 @@ impl Queue {
     /// # Errors
     /// When it is refused.
     pub(crate) fn open(place: &Place, qid: u16, cntlid: u16, shape: Shape) -> Result<Self> {
-        let request = CmRequest::new(qid, ENTRIES, ENTRIES - 1, cntlid);
+        let request = CmRequest::new(qid, shape.promised, ENTRIES - 1, cntlid);
         let raw = Raw::connect(place.address, shape, request.as_bytes())?;
         Ok(Self { raw, cid: 0, token: 0 })
     }
@@ -193,7 +193,7 @@ impl Host {
     /// # Errors
     /// When anything of it fails.
     pub(crate) fn round_trip(&mut self, number: u64, len: u32) -> Result<()> {
-        let key = Key::new(format!("hostile{number:08x}").as_bytes())?;
+        let key = Key::new(format!("hostile{:08x}", number & 0xffff_ffff).as_bytes())?;
         let value = Label { key: number, version: 1 }.value(len as usize);
         let store = KvCommand::store(1, &key, StoreOptions::empty(), len).to_sqe(SglDescriptor::default());
         let completion = self.io.with_memory(store, memory(&value)?, len, RemoteAccess::Read)?;

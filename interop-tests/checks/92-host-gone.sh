@@ -1,0 +1,37 @@
+# Hosts that go in the middle of transfers, with and without a word: nothing of them stays, and others notice nothing.
+# transport: rdma
+# cpus: 2
+# limit: 120
+target_start
+"$KVOF_GUEST" loop-io $target --nqn $kv --seconds 1 >/dev/null
+nap 1
+before=$(target_uses) memory=$(target_memory)
+
+# The bystander comes from the other host.
+connect $kv -w $host2_address --nr-io-queues=1
+node $kv 1
+"$KVOF_GUEST" loop-io /dev/ng$node --seconds 16 --tag 1 >$work/bystander &
+bystander=$!
+for delay in 0.3 0.35 0.4 0.5 0.7 1.0; do
+    "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 30 --threads 4 --size 1000000 --tag 2 >/dev/null 2>&1 &
+    host=$!
+    nap $delay
+    kill -KILL $host
+    wait $host 2>/dev/null || true
+done
+# The kernel's host, while its block device is being read and written.
+connect $block --nr-io-queues=2
+node $block 1
+fio --name=mix --filename=/dev/nvme$node --rw=randrw --bs=256k --direct=1 --iodepth=8 --ioengine=io_uring --time_based --runtime=20 --size=64m >$work/fio.out 2>&1 &
+fio=$!
+nap 2
+nvme disconnect -n $block
+wait $fio || true
+wait $bystander || { cat $work/bystander; fail "the bystander"; }
+cat $work/bystander
+json $work/bystander '.interrupted == 0' '.wrong_bytes == 0' '.errors == 0'
+nvme disconnect -n $kv
+echo "before: $before, $memory MiB; after: $(target_uses), $(target_memory) MiB"
+wait_for 15 uses_again "$before"
+(( $(target_memory) <= memory + 24 ))
+# kernel-log: I/O error|[aA]bort|Buffer I/O
