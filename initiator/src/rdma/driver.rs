@@ -2,6 +2,7 @@
 //! tells back to the queue.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -77,6 +78,8 @@ pub(crate) struct Verbs {
     channel: Arc<CmChannel>,
     completions: Vec<WorkCompletion>,
     events: Vec<Event<Buffer>>,
+    /// Events that the queue is being told of: none is lost should a caller's buffer panic meanwhile.
+    telling: VecDeque<Event<Buffer>>,
     /// The completion queue's descriptor becomes readable with the next completion.
     armed: bool,
     /// Rounds until connection events are looked for.
@@ -135,6 +138,7 @@ impl Line for Verbs {
             channel,
             completions: Vec::new(),
             events: Vec::new(),
+            telling: VecDeque::new(),
             armed: false,
             rounds: 0,
         })
@@ -186,7 +190,7 @@ impl Line for Verbs {
         let Some(mut endpoint) = self.endpoint.take() else { return };
         endpoint.disconnect();
         self.events.extend(endpoint.close());
-        for event in self.events.drain(..) {
+        for event in self.telling.drain(..).chain(self.events.drain(..)) {
             if let Event::Concealed { token, memory } = event {
                 self.queue.handle_concealed(token, memory);
             }
@@ -234,7 +238,8 @@ impl Verbs {
     /// Tells the queue what the queue pair has told.
     fn tell(&mut self) {
         let Some(endpoint) = &mut self.endpoint else { return };
-        for event in self.events.drain(..) {
+        self.telling.extend(self.events.drain(..));
+        while let Some(event) = self.telling.pop_front() {
             match event {
                 Event::Received { slot, invalidated, .. } => {
                     self.queue.handle_received(endpoint.received(slot), invalidated);

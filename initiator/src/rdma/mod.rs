@@ -289,7 +289,11 @@ impl RdmaQueue {
             command.payload.restore(memory);
             flushed.map_err(|error| error.to_string())
         } else if written > 0 && !ended {
-            data::copy_back(&mut command.payload, &memory, written)
+            // Should the caller's buffer panic, the command has not succeeded.
+            let reply = transfer.reply.take();
+            let copied = data::copy_back(&mut command.payload, &memory, written);
+            command.transfer.reply = reply;
+            copied
         } else if written > 0 {
             // A buffer of a kind that only its owner knows is not touched any more.
             transfer.reply = None;

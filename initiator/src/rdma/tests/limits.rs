@@ -121,3 +121,62 @@ fn no_command_is_taken_twice_for_another() {
         old = Some(capsule.cid());
     }
 }
+
+/// Panics where its bytes are asked for, when its turn comes.
+struct Panicking {
+    bytes: Vec<u8>,
+    left: std::cell::Cell<u32>,
+}
+
+impl Panicking {
+    fn new(left: u32) -> Self {
+        Self { bytes: vec![0xee; 5000], left: left.into() }
+    }
+
+    fn count(&self) {
+        assert!(self.left.get() > 0, "as it is meant to");
+        self.left.set(self.left.get() - 1);
+    }
+}
+
+impl crate::IoBuf for Panicking {
+    fn as_bytes(&self) -> &[u8] {
+        self.count();
+        &self.bytes
+    }
+}
+
+impl crate::IoBufMut for Panicking {
+    fn as_bytes_mut(&mut self) -> &mut [u8] {
+        self.count();
+        &mut self.bytes
+    }
+}
+
+#[test]
+fn a_buffer_that_panics_fails_its_connection_and_everything_comes_back() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    // Asked for its length once; then the copy out of it, or into it, panics.
+    for reads in [false, true] {
+        let mut rig = Rig::new();
+        rig.submit(1, Payload::from_controller(vec![0u8; 100]));
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            if reads {
+                rig.submit(2, Payload::from_controller(Panicking::new(1)));
+                let capsule = rig.capsules.pop_back().unwrap();
+                rig.write(&capsule, &[1; 5000]);
+                rig.respond(&capsule, Status::SUCCESS, 0);
+            } else {
+                rig.submit(2, Payload::to_controller(Panicking::new(1)));
+            }
+        }));
+        assert!(panicked.is_err(), "reads: {reads}");
+        // As the driver does.
+        rig.queue.fail(ConnectionError::BufferPanicked);
+        rig.destroy();
+        assert_eq!(rig.answer(1).payload.take::<Vec<u8>>().unwrap().len(), 100);
+        let answer = rig.answer(2);
+        assert!(matches!(answer.result, Err(Error::ConnectionLost { .. })), "{:?}", answer.result);
+        assert!(answer.payload.take::<Panicking>().is_some_and(|buffer| buffer.bytes == [0xee; 5000]));
+    }
+}
