@@ -143,10 +143,10 @@ impl Conn {
 
     /// Whether nothing refers to the connection any more: no socket, no queue pair, no backend.
     pub(super) fn is_gone(&self) -> bool {
-        let executing = match &self.link {
-            Link::Tcp(link) => link.connection.queue().executing(),
-            Link::Rdma(link) => link.connection.queue().executing(),
+        let is_idle = match &self.link {
+            Link::Tcp(link) => link.connection.is_idle(),
+            Link::Rdma(link) => link.connection.is_idle(),
         };
-        !self.is_open() && executing == 0 && !self.is_ready && !self.is_starved
+        !self.is_open() && is_idle && !self.is_ready && !self.is_starved
     }
 }

@@ -167,6 +167,7 @@ impl RdmaLink {
             return None;
         }
         self.events.clear();
+        self.connection.handle_destroyed();
         self.endpoint.take()
     }
 }

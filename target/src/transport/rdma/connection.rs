@@ -255,6 +255,13 @@ impl Connection {
         if is_silent || self.is_broken { self.end.as_ref() } else { None }
     }
 
+    /// The queue pair is destroyed: nothing that is under way will be reported.
+    pub fn handle_destroyed(&mut self) {
+        self.break_off(CloseReason::Host);
+        self.under_way.clear();
+        (self.fetching, self.responding) = (0, 0);
+    }
+
     /// Whether no backend works for this connection any more, and all that was lent to the driver is back.
     #[must_use]
     pub fn is_idle(&self) -> bool {
