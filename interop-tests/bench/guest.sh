@@ -7,30 +7,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 rounds=$1
 milliseconds=$2
 work=$(mktemp -d)
+. "$here/nvmet.sh"
 # Blocks or value bytes, and commands in flight.
 shapes=(4096:1 4096:32 131072:8 2097152:4)
 KVOF=nqn.2026-01.org.example:bench
-NVMET=nqn.2026-01.org.example:nvmet
 
-modprobe -a nvme_tcp nvmet_tcp
-modprobe brd rd_nr=1 rd_size=$((128 << 10))
-mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
-nvmet=/sys/kernel/config/nvmet
-mkdir "$nvmet/subsystems/$NVMET" "$nvmet/subsystems/$NVMET/namespaces/1" "$nvmet/ports/1"
-echo 1 >"$nvmet/subsystems/$NVMET/attr_allow_any_host"
-echo /dev/ram0 >"$nvmet/subsystems/$NVMET/namespaces/1/device_path"
-echo 1 >"$nvmet/subsystems/$NVMET/namespaces/1/enable"
-echo tcp >"$nvmet/ports/1/addr_trtype"
-echo ipv4 >"$nvmet/ports/1/addr_adrfam"
-echo 127.0.0.1 >"$nvmet/ports/1/addr_traddr"
-echo 4421 >"$nvmet/ports/1/addr_trsvcid"
-ln -s "$nvmet/subsystems/$NVMET" "$nvmet/ports/1/subsystems/"
-
-"$KVOF_TARGET" --config "${BENCH_TARGET_CONFIG:-$here/guest.toml}" --ready-file "$work/ready" >"$work/log" 2>&1 &
-for (( tries = 0; tries < 100; tries++ )); do [ -e "$work/ready" ] && break; sleep 0.1; done
-[ -e "$work/ready" ] || { cat "$work/log"; exit 1; }
+modprobe nvme_tcp
+nvmet_serve tcp 127.0.0.1 4421
+serve "${BENCH_TARGET_CONFIG:-$here/guest.toml}"
 nvme connect -t tcp -a 127.0.0.1 -s 4420 -n "$KVOF" >/dev/null
-nvme connect -t tcp -a 127.0.0.1 -s 4421 -n "$NVMET" >/dev/null
+nvme connect -t tcp -a 127.0.0.1 -s 4421 -n "$nvmet_nqn" >/dev/null
 
 # node NQN NSID: the end of the names nvmeXnY and ngXnY.
 node() {
@@ -44,7 +30,7 @@ node() {
 }
 kv= block= ram=
 for (( tries = 0; tries < 50; tries++ )); do
-    block=$(node "$KVOF" 1) kv=$(node "$KVOF" 2) ram=$(node "$NVMET" 1)
+    block=$(node "$KVOF" 1) kv=$(node "$KVOF" 2) ram=$(node "$nvmet_nqn" 1)
     [ -n "$kv" ] && [ -b "/dev/nvme$block" ] && [ -c "/dev/ng$kv" ] && [ -b "/dev/nvme$ram" ] && break
     sleep 0.1
 done

@@ -34,7 +34,8 @@ for pulled in host1 port1; do
     wait $library || { cat $work/library; fail "loop-io by the host library"; }
     cat $work/kernel $work/library
     json $work/kernel '.interrupted > 0' '.wrong_bytes == 0' '.completed > 20'
-    json $work/library '.interrupted > 0' '.wrong_bytes == 0' '.completed > 20'
+    # The host library sends what was interrupted again, by itself.
+    json $work/library '.longest_gap_ms > 900' '.wrong_bytes == 0' '.completed > 20'
 done
 "$KVOF_GUEST" loop-io $ng --seconds 1 | tee $work/loop
 json $work/loop '.interrupted == 0'

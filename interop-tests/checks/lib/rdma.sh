@@ -111,11 +111,14 @@ cables_up() {
     done
 }
 
-# target_uses: descriptors of the target, and what it has on its device. Nothing of a connection stays when that is gone.
+# target_uses: descriptors of the target, and what connections have on its device. Nothing of a connection stays when that is gone.
 target_uses() {
     local files=("/proc/$(target_pid)/fd/"*)
-    echo "descriptors ${#files[@]} $(rdma_resources rxe-port1)"
+    echo "descriptors ${#files[@]} $(rdma_resources rxe-port1 | sed 's/mr [0-9]* //')"
 }
+
+# target_registrations: how many pieces of its memory the target has registered. They stay as long as the memory.
+target_registrations() { rdma_resources rxe-port1 | sed 's/.* mr \([0-9]*\) .*/\1/'; }
 
 # target_memory: resident, in MiB.
 target_memory() { awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$(target_pid)/status"; }

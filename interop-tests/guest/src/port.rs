@@ -24,6 +24,9 @@ const IDENTIFY_SIZE: usize = 4096;
 /// Of the x86-64 kernels that this runs on.
 const PAGE: usize = 4096;
 
+/// How the names of these paths begin.
+pub(crate) const KERNEL: &str = "Linux passthrough";
+
 /// One open `ngXnY` node.
 #[derive(Debug)]
 pub(crate) struct KernelPort {
@@ -56,7 +59,7 @@ impl KernelPort {
             // Linux takes pages of 4 KiB, the least that a controller on a fabric may have.
             Some(&mdts) => 4096_u32.checked_shl(mdts.into()).unwrap_or(u32::MAX),
         };
-        let name = format!("Linux passthrough, {}", path.display());
+        let name = format!("{KERNEL}, {}", path.display());
         Ok(Self { device, info: PortInfo { nsid, limits: namespace.limits(), max_transfer, name } })
     }
 
