@@ -123,6 +123,7 @@ fn a_write_after_the_response_is_refused_by_the_device() {
     target.lie(Lie::WritesLate);
     let (found, buffer) = block_on(kv.retrieve(key(1), Buffer::new(50_000)));
     found.unwrap();
+    target.lie(Lie::WritesNow);
     eventually("the controller's device refuses the write", || target.refused.load(Ordering::SeqCst) > 0);
     std::thread::sleep(Duration::from_millis(100));
     assert!(buffer[..] == value, "a late write got through");
@@ -137,7 +138,7 @@ fn a_write_beyond_the_buffer_is_refused_by_the_device() {
     let (found, buffer) = block_on(kv.retrieve(key(1), Buffer::new(20_000)));
     assert!(matches!(found, Err(Error::ConnectionLost { .. })), "{found:?}");
     assert_eq!(buffer.len(), 20_000);
-    assert!(target.refused.load(Ordering::SeqCst) > 0);
+    eventually("the controller's device refuses the write", || target.refused.load(Ordering::SeqCst) > 0);
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn a_command_whose_time_is_over_has_its_buffer_back_and_a_late_answer_finds_noth
     let (controller, kv) = connect(&target, &options);
     block_on(kv.store(key(1), pattern(20_000, 1), StoreOptions::empty())).0.unwrap();
     target.change(|b| b.hold_io = true);
-    let hasty = kv.clone().with_timeout(Duration::from_millis(300));
+    let hasty = kv.clone().with_timeout(Duration::from_secs(1));
     let (found, buffer) = block_on(hasty.retrieve(key(1), Buffer::new(20_000)));
     assert!(matches!(found, Err(Error::Timeout { .. })), "{found:?}");
     target.release();

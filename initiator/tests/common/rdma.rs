@@ -32,8 +32,10 @@ pub enum Lie {
     None,
     /// Keys are left to the host to invalidate, though the controller was asked to.
     LeavesKeys,
-    /// As that, and the data are written once more after the response.
+    /// As that, and the data are to be written once more.
     WritesLate,
+    /// Now that is done.
+    WritesNow,
     /// The key of another command is invalidated, once: a second time is too much for the kernel's Soft-RoCE, which
     /// invalidates a window that is not bound through a null pointer.
     InvalidatesAnother,
@@ -155,6 +157,8 @@ struct Connection {
     commands: HashMap<u16, Command>,
     over: bool,
     lied: bool,
+    /// Where to write once more, and how much.
+    late: Vec<(Vec<RemoteSegment>, usize)>,
 }
 
 struct Server {
@@ -225,6 +229,7 @@ impl Server {
             commands: HashMap::new(),
             over: false,
             lied: false,
+            late: Vec::new(),
         });
     }
 }
@@ -265,6 +270,12 @@ impl Connection {
         while let Ok((data, cqe)) = self.responses.try_recv() {
             busy = true;
             self.respond(&data, &cqe, lie);
+        }
+        if lie == Lie::WritesNow {
+            for (segments, len) in std::mem::take(&mut self.late) {
+                let late = Buffer::from(&vec![0xbb; len][..]);
+                self.endpoint.respond(0, Some((late, &segments)), &[0; 16], None);
+            }
         }
         busy
     }
@@ -322,7 +333,7 @@ impl Connection {
         self.lied = lie != Lie::None;
         let data = (!bytes.is_empty()).then(|| (Buffer::from(&bytes[..]), &segments[..]));
         let invalidate = match lie {
-            Lie::LeavesKeys | Lie::WritesLate => None,
+            Lie::LeavesKeys | Lie::WritesLate | Lie::WritesNow => None,
             Lie::InvalidatesAnother => self.commands.values().find_map(|c| c.invalidate).or(command.invalidate),
             _ => command.invalidate,
         };
@@ -330,9 +341,7 @@ impl Connection {
         let response = if lie == Lie::Short { &response[..15] } else { response };
         self.endpoint.respond(cid.into(), data, response, invalidate);
         if lie == Lie::WritesLate && !bytes.is_empty() {
-            thread::sleep(Duration::from_millis(300));
-            let late = Buffer::from(&vec![0xbb; bytes.len()][..]);
-            self.endpoint.respond(cid.into(), Some((late, &segments)), cqe.as_bytes(), None);
+            self.late.push((segments, bytes.len()));
         }
     }
 }
