@@ -15,6 +15,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::BorrowedFd,
     io::Errno,
+    thread::{CpuSet, sched_setaffinity},
 };
 
 use crate::{
@@ -32,6 +33,8 @@ pub(crate) struct Link<S> {
     pub(crate) settings: S,
     pub(crate) connect_timeout: Duration,
     pub(crate) busy_poll: Duration,
+    /// The processor for the queue's thread.
+    pub(crate) core: Option<usize>,
 }
 
 /// A connection of one transport, and the queue on it.
@@ -98,6 +101,9 @@ pub(crate) fn spawn<L: Line>(link: Link<L::Settings>, port: &Arc<Port>) -> Resul
     thread::Builder::new()
         .name(format!("kvof-queue-{}", port.qid()))
         .spawn(move || {
+            if let Some(core) = link.core {
+                pin(core);
+            }
             let cause = match connect::<L>(&link, &port, &bell) {
                 Ok(line) => Driver::new(&link, line, &port, &bell).run(),
                 Err(cause) => cause,
@@ -106,6 +112,17 @@ pub(crate) fn spawn<L: Line>(link: Link<L::Settings>, port: &Arc<Port>) -> Resul
         })
         .map(|_| ())
         .map_err(|e| Error::system("cannot start the thread of a queue", e))
+}
+
+/// Keeps the calling thread on one processor.
+fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    if core < CpuSet::MAX_CPU {
+        set.set(core);
+    }
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(core, %error, "a queue's thread cannot be kept on its processor; the scheduler chooses");
+    }
 }
 
 /// Connects to the first of the host's addresses that answers.

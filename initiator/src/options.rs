@@ -78,6 +78,8 @@ pub struct ConnectOptions {
     /// How long a queue's thread spins for an answer before it sleeps, while commands are in flight. Spinning saves
     /// 10–20 µs of wake-up a command at low depth and costs a core meanwhile; zero: never.
     pub busy_poll: Duration,
+    /// Processors for the threads of the I/O queues, in turns; empty leaves them to the scheduler.
+    pub cores: Vec<usize>,
 }
 
 impl Default for ConnectOptions {
@@ -103,6 +105,7 @@ impl Default for ConnectOptions {
             command_timeout: Duration::from_secs(30),
             reconnect: ReconnectPolicy::default(),
             busy_poll: Duration::from_micros(20),
+            cores: Vec::new(),
         }
     }
 }

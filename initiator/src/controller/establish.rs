@@ -258,13 +258,13 @@ async fn open_connection(shared: &Shared, port: &Arc<Port>, queue: QueueLimits) 
                 capacity: sqsize,
                 in_capsule,
             };
-            driver::spawn::<tcp::Socket>(link(shared, settings), port)?;
+            driver::spawn::<tcp::Socket>(link(shared, port.qid(), settings), port)?;
         }
         Transport::Rdma => {
             let flow_control = !options.disable_sq_flow_control;
             let limits = rdma::Limits { sqsize, in_capsule, descriptors, flow_control };
             let settings = rdma::Settings { qid: port.qid(), cntlid, limits, path: Arc::clone(&path) };
-            driver::spawn::<rdma::Verbs>(link(shared, settings), port)?;
+            driver::spawn::<rdma::Verbs>(link(shared, port.qid(), settings), port)?;
         }
     }
     poll_fn(|_| port.poll_connected())
@@ -273,13 +273,16 @@ async fn open_connection(shared: &Shared, port: &Arc<Port>, queue: QueueLimits) 
     Ok(path.get().cloned())
 }
 
-fn link<S>(shared: &Shared, settings: S) -> Link<S> {
+fn link<S>(shared: &Shared, qid: u16, settings: S) -> Link<S> {
+    let cores = &shared.options.cores;
+    let io = usize::from(qid).checked_sub(1);
     Link {
         address: shared.address.clone(),
         name: Arc::clone(&shared.name),
         settings,
         connect_timeout: shared.options.connect_timeout,
         busy_poll: shared.options.busy_poll,
+        core: io.and_then(|queue| cores.get(queue.checked_rem(cores.len())?)).copied(),
     }
 }
 

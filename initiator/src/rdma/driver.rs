@@ -16,7 +16,7 @@ use kvof_rdma::{
 use kvof_spec::rdma::{CmAccept, CmReject, CmRequest, RECFMT};
 use kvof_spec::sqe::SQE_SIZE;
 use kvof_spec::{FromBytes, FromZeros, IntoBytes};
-use rustix::{event::PollFlags, fd::AsFd};
+use rustix::{event::PollFlags, fd::AsFd, io::Errno};
 
 use super::{Access, Action, Key, Limits, RdmaQueue};
 use crate::{
@@ -32,6 +32,10 @@ const RECEIVE_SIZE: u32 = 64;
 const POLLS_A_ROUND: usize = 8;
 /// Rounds without sleep after which connection events are looked for; they cost a system call.
 const ROUNDS_A_LOOK: u32 = 1024;
+/// Time for one attempt to find a neighbour.
+const RESOLVE_TIME: Duration = Duration::from_secs(1);
+/// The system's code for a time that is over.
+const ETIMEDOUT: i32 = Errno::TIMEDOUT.raw_os_error();
 /// The reason for which a connection manager refuses where its consumer does.
 const REJECTED_BY_CONSUMER: i32 = 28;
 
@@ -93,8 +97,7 @@ impl Line for Verbs {
     fn connect(to: &SocketAddr, link: &Link<Settings>, patience: &Patience<'_>) -> Result<Self, ConnectionError> {
         let Settings { qid, cntlid, limits, path } = &link.settings;
         let channel = CmChannel::new()?;
-        let id = CmId::resolve(&channel, 0, *to, patience.left()).map_err(|error| no_way(to, &error))?;
-        await_event(&channel, patience, |event| matches!(event, ConnectionEvent::AddressResolved).then_some(()))?;
+        let id = resolve(&channel, to, patience)?;
         id.resolve_route(patience.left()).map_err(|error| no_way(to, &error))?;
         await_event(&channel, patience, |event| matches!(event, ConnectionEvent::RouteResolved).then_some(()))?;
 
@@ -264,6 +267,25 @@ impl Verbs {
     }
 }
 
+/// Finds the device and the neighbour for `to`.
+///
+/// The kernel can miss the neighbour's answer, and then looks again only when the time is over that it was given: so it is given
+/// little, and asked again.
+fn resolve(channel: &Arc<CmChannel>, to: &SocketAddr, patience: &Patience<'_>) -> Result<CmId, ConnectionError> {
+    loop {
+        let time = patience.left().min(RESOLVE_TIME);
+        let id = CmId::resolve(channel, 0, *to, time).map_err(|error| no_way(to, &error))?;
+        let resolved = await_event(channel, patience, |event| match event {
+            ConnectionEvent::AddressResolved => Some(true),
+            ConnectionEvent::Failed { status, .. } if status.saturating_abs() == ETIMEDOUT => Some(false),
+            _ => None,
+        })?;
+        if resolved {
+            return Ok(id);
+        }
+    }
+}
+
 /// Takes the connection events that have come; an error is the end of the connection.
 fn look(channel: &Arc<CmChannel>) -> Result<(), ConnectionError> {
     while let Some(event) = channel.poll()? {
@@ -289,12 +311,10 @@ fn await_event<T>(
             match event {
                 ConnectionEvent::Disconnected => return Err(ConnectionError::ClosedByController),
                 ConnectionEvent::DeviceRemoved => return Err(ConnectionError::DeviceRemoved),
-                ConnectionEvent::Rejected { .. } | ConnectionEvent::Failed { .. } => refused(event)?,
-                event => {
-                    if let Some(found) = wanted(event) {
-                        return Ok(found);
-                    }
-                }
+                event => match wanted(event.clone()) {
+                    Some(found) => return Ok(found),
+                    None => refused(event)?,
+                },
             }
         }
         patience.wait(channel.as_fd(), PollFlags::IN)?;

@@ -1,6 +1,8 @@
 //! How an endpoint is made, and what it takes.
 
 /// Capsules begin at multiples of this, so that two of them share no cache line.
+/// Fewest work requests of a send queue that an endpoint can work with.
+pub(super) const SENDS_MIN: u32 = 16;
 const CAPSULE_ALIGN: usize = 64;
 
 /// How an endpoint is made.
@@ -39,7 +41,8 @@ impl EndpointConfig {
 
     /// A capsule may come with a bind, and be followed by an invalidation.
     pub(super) const fn send_queue(&self) -> u32 {
-        self.sends.saturating_mul(3).saturating_add(self.transfers)
+        let wanted = self.sends.saturating_mul(3).saturating_add(self.transfers);
+        if wanted > SENDS_MIN { wanted } else { SENDS_MIN }
     }
 }
 

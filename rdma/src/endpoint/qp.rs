@@ -4,7 +4,7 @@ use std::{mem, ptr, sync::Arc};
 
 use rdma_mummy_sys as sys;
 
-use super::RemoteSegment;
+use super::{RemoteSegment, config::SENDS_MIN};
 use crate::{
     CmId, CompletionQueue, RdmaError,
     completion::{WrId, WrKind},
@@ -15,8 +15,6 @@ use crate::{
 const INLINE: u32 = 128;
 /// Work requests handed over with one call.
 const BATCH: usize = 32;
-/// Fewest work requests of a send queue that an endpoint can work with.
-const SENDS_MIN: u32 = 16;
 
 /// One work request, ready to be posted. Whoever makes one keeps the memory that it names until its completion.
 #[derive(Clone, Copy, Debug)]

@@ -76,6 +76,9 @@ pub(crate) struct ConnectionArgs {
     /// I/O queues to ask for, each a connection of its own [default: 1; bench: one for each job].
     #[arg(long, visible_alias = "queues", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Connection")]
     pub(crate) io_queues: Option<u16>,
+    /// Processors for the threads of the I/O queues, in turns, such as 2,3 [default: the scheduler chooses].
+    #[arg(long, value_name = "CPU,…", value_delimiter = ',', help_heading = "Connection")]
+    pub(crate) cores: Vec<usize>,
 
     /// Commands in flight on one I/O queue [default: 128; bench: what its depth needs].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=4096), help_heading = "Connection")]
@@ -150,6 +153,7 @@ impl ConnectionArgs {
     pub(crate) fn options(&self, io_queues: u16, queue_depth: Option<u16>) -> ConnectOptions {
         let mut options = self.host.options();
         options.io_queues = self.io_queues.unwrap_or(io_queues);
+        options.cores.clone_from(&self.cores);
         if let Some(depth) = self.queue_depth.or(queue_depth) {
             options.queue_depth = depth;
         }

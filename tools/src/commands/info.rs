@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use kvof_initiator::{AdminData, Cns, Controller, ControllerInfo, Csi, Error, FeatureId, NamespaceInfo};
+use kvof_initiator::{
+    AdminData, Cns, Controller, ControllerInfo, Csi, Error, FeatureId, KeyProtection, NamespaceInfo, RdmaPath,
+};
 use kvof_kv::IdentifyKvNamespace;
 use kvof_spec::{
     FromBytes,
@@ -67,6 +69,9 @@ struct Limits {
 
 #[derive(Serialize)]
 struct Connection {
+    transport: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rdma: Option<RdmaConnection>,
     hostnqn: String,
     hostid: String,
     io_queues: u16,
@@ -76,6 +81,13 @@ struct Connection {
     data_digest: bool,
     keep_alive_ms: u128,
     sq_flow_control: bool,
+}
+
+/// What an RDMA connection goes through.
+#[derive(Serialize)]
+struct RdmaConnection {
+    device: String,
+    keys: &'static str,
 }
 
 #[derive(Serialize)]
@@ -182,6 +194,8 @@ pub(crate) fn run(args: &InfoArgs, output: &mut Output) -> Result<Exit> {
         }
         let digests = &args.connection.host.digests;
         let connection = Connection {
+            transport: info.transport.name(),
+            rdma: info.rdma.as_ref().map(rdma_connection),
             hostnqn: options.hostnqn.clone(),
             hostid: options.hostid.to_string(),
             io_queues: info.io_queues,
@@ -425,6 +439,15 @@ fn state(state: PoolMemberState) -> &'static str {
     }
 }
 
+fn rdma_connection(path: &RdmaPath) -> RdmaConnection {
+    let keys = match path.keys {
+        KeyProtection::Windows => "memory windows",
+        KeyProtection::Registrations => "registrations for each command",
+        _ => "unknown means",
+    };
+    RdmaConnection { device: path.device.clone(), keys }
+}
+
 fn print(info: &Info, digests: &str, output: &mut Output) -> Result<()> {
     let Info { controller, limits, connection, namespaces } = info;
     output.line(
@@ -451,12 +474,19 @@ fn print(info: &Info, digests: &str, output: &mut Output) -> Result<()> {
             .field("commands on a queue", format_args!("{maxcmd} (MAXCMD)"))
             .field("Keep Alive", keep_alive),
     )?;
+    let transport = match &connection.rdma {
+        Some(RdmaConnection { device, keys }) => {
+            format!("{} through {device}, keys by {keys}", connection.transport)
+        }
+        None => connection.transport.to_owned(),
+    };
     let keep_alive = match connection.keep_alive_ms {
         0 => "none".to_owned(),
         ms => format!("{} s", ms as f64 / 1e3),
     };
     output.line(
         Section::new("\nConnection")
+            .field("transport", transport)
             .field("host", &connection.hostnqn)
             .field("host ID", &connection.hostid)
             .field("I/O queues", format_args!("{} of {} asked for", connection.io_queues, connection.io_queues_asked))

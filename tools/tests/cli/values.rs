@@ -93,7 +93,7 @@ fn a_wrong_command_line_says_so_before_anything_is_sent() {
         (&["retrieve", "onlyone"], "ADDRESS and KEY"),
         (&["delete"], "KEY is missing"),
         (&["list"], "ADDRESS is missing"),
-        (&["list", "rdma://host"], "rdma"),
+        (&["list", "fc://host"], "fc"),
         (&["list", nowhere, "--start", "0xzz"], "0xzz"),
         (&["list", nowhere, "--timeout", "soon"], "soon"),
         (&["exist", nowhere, "k", "--keys-from", "-"], "together"),
