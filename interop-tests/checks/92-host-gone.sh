@@ -22,7 +22,7 @@ done
 # The kernel's host, while its block device is being read and written.
 connect $block --nr-io-queues=2
 node $block 1
-fio --name=mix --filename=/dev/nvme$node --rw=randrw --bs=256k --direct=1 --iodepth=8 --ioengine=io_uring --time_based --runtime=20 --size=64m >$work/fio.out 2>&1 &
+fio --name=mix --filename=/dev/nvme$node --rw=randrw --bs=256k --direct=1 --iodepth=8 --ioengine=io_uring --time_based --runtime=20 --size=8m >$work/fio.out 2>&1 &
 fio=$!
 nap 2
 nvme disconnect -n $block

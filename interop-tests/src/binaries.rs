@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use crate::repository;
 
-/// Crates whose integration tests want an RDMA device: they skip themselves where there is none, and run in the guest.
-const RDMA_TEST_CRATES: [&str; 1] = ["kvof-rdma"];
+/// Integration tests that want an RDMA device, with their crates: they skip themselves where there is none, and run in the guest.
+const RDMA_TESTS: [(&str, &str); 3] = [("kvof-rdma", "loopback"), ("kvof-target", "rdma"), ("kvof-initiator", "rdma")];
 
 /// Where the programs under test are.
 #[derive(Clone, Debug)]
@@ -82,17 +82,17 @@ impl Binaries {
     }
 }
 
-/// Has Cargo build the integration tests of [`RDMA_TEST_CRATES`]: the paths of the programs.
+/// Has Cargo build [`RDMA_TESTS`]: the paths of the programs.
 fn rdma_tests() -> Result<Vec<PathBuf>> {
     let mut command = cargo();
-    command.args(["test", "--quiet", "--no-run", "--message-format=json", "--test", "*"]);
-    for name in RDMA_TEST_CRATES {
-        command.args(["-p", name]);
+    command.args(["test", "--quiet", "--no-run", "--message-format=json"]);
+    for (package, test) in RDMA_TESTS {
+        command.args(["-p", package, "--test", test]);
     }
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo to build the RDMA tests")?;
-    ensure!(output.status.success(), "building the integration tests of {} failed", RDMA_TEST_CRATES.join(", "));
+    ensure!(output.status.success(), "building the tests {RDMA_TESTS:?} failed");
     let programs = test_programs(&output.stdout)?;
-    ensure!(!programs.is_empty(), "cargo built no integration test of {}", RDMA_TEST_CRATES.join(", "));
+    ensure!(programs.len() == RDMA_TESTS.len(), "of the tests {RDMA_TESTS:?} cargo built {programs:?}");
     Ok(programs)
 }
 

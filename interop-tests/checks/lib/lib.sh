@@ -264,6 +264,10 @@ after_check() {
     mountpoint -q /mnt && umount -l /mnt
     disconnect_all >/dev/null || code=1
     host_modules Y || code=1
+    if [ -e "$target_pid_file" ] && ! target_runs && ! grep -q '^# target: may end' "$1"; then
+        echo "FAILED: the target has ended"
+        code=1
+    fi
     if [ -e "$work/own.toml" ]; then
         # The next check finds the target that all others have.
         target_stop || code=1
@@ -295,7 +299,6 @@ after_check() {
     if [ "$code" != 0 ]; then echo "--- kernel log"; cat "$work/kernel-log"; fi
 
     if [ -e "$target_pid_file" ]; then
-        if ! target_runs && ! grep -q '^# target: may end' "$1"; then echo "FAILED: the target has ended"; code=1; fi
         lines=$(tail -c "+$(( $(<"$work/target-log-start") + 1 ))" "$target_log")
         due=$(sed -n 's/^# target-log: //p' "$1")
         if grep -E 'panicked|ERROR' <<<"$lines" | grep -vE -- "${due:-^$}"; then echo "FAILED: the target logged an error"; code=1; fi

@@ -64,6 +64,8 @@ rdma_up() {
     ip -batch "$work/ip"
     ip -6 -batch "$work/ip6"
     neighbours
+    # For `cable`, but now: it changes the kernel's code, which the emulator does not always bear while packets are on their way.
+    printf 'qdisc add dev %s clsact\n' port1 host1 host2 | tc -batch -
     for device in port1 host1 host2 alone; do rdma link add "rxe-$device" type rxe netdev $device; done
 }
 
@@ -92,16 +94,20 @@ rdma_resources() { rdma resource show "$1" | sed "s/^[0-9]*: $1: //; s/ *$//"; }
 cable() {
     case $2 in
         down)
-            tc qdisc add dev "$1" clsact
             tc filter add dev "$1" egress matchall action trap
             ip link set "sw-$1" down
             ;;
         up)
             ip link set "sw-$1" up
-            tc qdisc del dev "$1" clsact
+            # Before the device has noticed, packets still fail.
+            wait_for 5 plugged_in "$1"
+            nap 0.1
+            tc filter del dev "$1" egress
             ;;
     esac
 }
+
+plugged_in() { [ "$(<"/sys/class/net/$1/operstate")" = up ]; }
 
 # cables_up: all of them, again.
 cables_up() {
