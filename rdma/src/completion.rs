@@ -1,6 +1,7 @@
 //! Completion queues: where finished work shows up.
 
 use std::{
+    cell::RefCell,
     fmt, mem,
     os::fd::{AsFd, BorrowedFd},
     ptr::{self, NonNull},
@@ -100,32 +101,32 @@ impl CompletionQueue {
 
     /// Takes the events that made the descriptor readable; gives whether there were any. The queue is not armed then.
     pub fn clear(&self) -> bool {
-        let mut events = 0;
-        loop {
-            let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
-            // SAFETY: the channel is live and does not block; both places take a pointer.
-            let got = unsafe { sys::ibv_get_cq_event(self.channel.as_ptr(), &raw mut cq, &raw mut context) };
-            if got != 0 {
-                break;
-            }
-            events += 1;
+        let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
+        // Armed once, it tells once: there is no second event to look for.
+        // SAFETY: the channel is live and does not block; both places take a pointer.
+        let told = unsafe { sys::ibv_get_cq_event(self.channel.as_ptr(), &raw mut cq, &raw mut context) } == 0;
+        if told {
+            // SAFETY: the channel has this queue only, so the event was its.
+            unsafe { sys::ibv_ack_cq_events(self.cq.as_ptr(), 1) };
         }
-        if events > 0 {
-            // SAFETY: the channel has this queue only, so the events were its.
-            unsafe { sys::ibv_ack_cq_events(self.cq.as_ptr(), events) };
-        }
-        events > 0
+        told
     }
 
     /// Takes up to 64 completions; gives how many.
     pub fn poll(&self, into: &mut Vec<WorkCompletion>) -> usize {
-        // SAFETY: a work completion consists of integers, for which zeros are valid.
-        let mut batch: [sys::ibv_wc; BATCH] = unsafe { mem::zeroed() };
-        // SAFETY: the queue is live, and the array has as many places as are told.
-        let count = unsafe { sys::ibv_poll_cq(self.cq.as_ptr(), BATCH as i32, batch.as_mut_ptr()) };
-        let count = usize::try_from(count).unwrap_or(0).min(BATCH);
-        into.extend(batch.iter().take(count).map(WorkCompletion::new));
-        count
+        thread_local! {
+            // Made once: what a poll that finds nothing costs is mostly clearing this. Providers leave fields out that have no
+            // meaning, which then hold those of an earlier completion.
+            // SAFETY: a work completion consists of integers, for which zeros are valid.
+            static PLACES: RefCell<[sys::ibv_wc; BATCH]> = const { RefCell::new(unsafe { mem::zeroed() }) };
+        }
+        PLACES.with_borrow_mut(|places| {
+            // SAFETY: the queue is live, and the array has as many places as are told.
+            let count = unsafe { sys::ibv_poll_cq(self.cq.as_ptr(), BATCH as i32, places.as_mut_ptr()) };
+            let count = usize::try_from(count).unwrap_or(0).min(BATCH);
+            into.extend(places.iter().take(count).map(WorkCompletion::new));
+            count
+        })
     }
 
     /// Sets `entries` aside; false if there are not that many.
