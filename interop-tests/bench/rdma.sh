@@ -71,10 +71,13 @@ measured() {
 }
 
 for (( round = 1; round <= rounds; round++ )); do
+    # Nobody is always first.
+    order=(kvof nvmet "kvof tcp")
+    (( round % 2 )) || order=("kvof tcp" nvmet kvof)
     for shape in "${shapes[@]}"; do
         size=${shape%:*} depth=${shape#*:}
         for op in read write; do
-            for target in kvof nvmet "kvof tcp"; do
+            for target in "${order[@]}"; do
                 measured "$target" fio --name=x --ioengine=libaio --direct=1 --thread --norandommap --randrepeat=0 --time_based \
                     --lat_percentiles=1 --clat_percentiles=0 --runtime="${milliseconds}ms" --filename="${disks[$target]}" --rw=rand$op \
                     --bs="$size" --iodepth="$depth" --output-format=json --output="$work/fio"
