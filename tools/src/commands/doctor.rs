@@ -1,6 +1,6 @@
 //! `kvof doctor`: what this machine has for kvof, what is wrong with it, and what to do about that.
 //!
-//! [`machine`], [`rdma`] and [`gpu`] collect facts, [`judge`] turns them into findings, [`text`] shows both. [`reach`] goes to an
+//! [`machine`], [`rdma`] and [`gpu`] collect facts, [`mod@judge`] turns them into findings, [`text`] shows both. [`reach`] goes to an
 //! address step by step.
 
 mod gpu;
