@@ -5,14 +5,12 @@ open_files() { local files=("/proc/$(target_pid)/fd/"*); echo ${#files[@]}; }
 case $transport in
     tcp) connections() { awk '$4 == "01" && $2 ~ /:1144$/' /proc/net/tcp /proc/net/tcp6 | wc -l; } ;;
     rdma)
-        connections() { rdma resource show qp link rxe-port1 | grep -c ' type RC ' || true; }
         # The first connection makes what the target then keeps for its device.
         connect $kv --nr-io-queues=1
         disconnect_all
         ;;
 esac
 settled() { [ "$(connections)" = 0 ] && [ "$(open_files)" = "$before" ]; }
-unconnected() { [ "$(connections)" = 0 ]; }
 wait_for 5 unconnected
 before=$(open_files)
 limit=$(sed -n 's/^controllers = //p' "$config")

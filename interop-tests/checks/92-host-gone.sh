@@ -3,21 +3,25 @@
 # cpus: 2
 # limit: 120
 target_start
+only_the_bystander() { [ "$(connections)" = 2 ]; }
+more_connections() { [ "$(connections)" = 5 ]; }
 "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 1 >/dev/null
-nap 1
+wait_for 15 unconnected
 before=$(target_uses) memory=$(target_memory)
 
-# The bystander comes from the other host.
+# The bystander comes from the other host, by two connections.
 connect $kv -w $host2_address --nr-io-queues=1
 node $kv 1
-"$KVOF_GUEST" loop-io /dev/ng$node --seconds 16 --tag 1 >$work/bystander &
+"$KVOF_GUEST" loop-io /dev/ng$node --seconds 20 --tag 1 >$work/bystander &
 bystander=$!
-for delay in 0.3 0.35 0.4 0.5 0.7 1.0; do
+for delay in 0.1 0.2 0.3 0.5 0.8; do
     "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 30 --threads 4 --size 1000000 --keys 2 --tag 2 >/dev/null 2>&1 &
     host=$!
+    wait_for 15 more_connections
     nap $delay
     kill -KILL $host
     wait $host 2>/dev/null || true
+    wait_for 15 only_the_bystander
 done
 # The kernel's host, while its block device is being read and written.
 connect $block --nr-io-queues=2

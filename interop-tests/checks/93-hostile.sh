@@ -7,7 +7,7 @@ target_stop
 config=$work/own.toml
 target_start
 "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 1 >/dev/null
-nap 1
+wait_for 15 unconnected
 before=$(target_uses) memory=$(target_memory)
 connect $kv -w $host2_address --nr-io-queues=1
 node $kv 1

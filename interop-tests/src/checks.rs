@@ -121,7 +121,8 @@ enum EventKind {
     End,
 }
 
-/// The files of all checks for `transport`, in the order they run; with `only`, those whose name contains it.
+/// The files of all checks for `transport`, in the order they run; with `only`, those whose name contains one of its words, which
+/// commas separate.
 ///
 /// # Errors
 /// When the folder or a check cannot be read.
@@ -135,7 +136,7 @@ pub fn files(transport: Transport, only: Option<&str>) -> Result<Vec<PathBuf>> {
         .collect();
     files.sort();
     if let Some(only) = only {
-        files.retain(|file| name(file).contains(only));
+        files.retain(|file| only.split(',').any(|word| name(file).contains(word)));
     }
     let mut chosen = Vec::new();
     for file in files {

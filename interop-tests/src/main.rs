@@ -25,8 +25,8 @@ enum Action {
     Check {
         /// Kernel series, such as 6.12.
         kernels: Vec<String>,
-        /// Only the checks whose name contains this.
-        #[arg(long)]
+        /// Only the checks whose name contains one of these words.
+        #[arg(long, value_name = "WORD,…")]
         only: Option<String>,
         /// Only the guest whose hosts connect by this.
         #[arg(long, value_enum)]

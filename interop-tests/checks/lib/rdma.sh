@@ -16,7 +16,8 @@ host2_address=10.8.0.12
 host2_address6=fd00:8::12
 alone_address=10.8.1.1
 
-# rdma_modules HOST_OR_TARGET...: Soft-RoCE with what it needs. It asks for crc32 by a name that only this module answers to.
+# rdma_modules HOST_OR_TARGET...: Soft-RoCE with what it needs. It asks for crc32 by a name that only this module answers to. Verbs for
+# programs come before the connection manager: so a device that is removed is first taken from the latter, which tells its users.
 rdma_modules() {
     modprobe crc32_generic
     modprobe -a rdma_rxe ib_uverbs rdma_ucm dummy veth bridge sch_ingress cls_matchall act_gact "$@"
@@ -116,6 +117,11 @@ cables_up() {
         (( $(<"/sys/class/net/sw-$end/flags") & 1 )) || cable $end up
     done
 }
+
+# connected, unconnected: whether anybody is connected to the target.
+connections() { rdma resource show qp link rxe-port1 | grep -c ' type RC ' || true; }
+connected() { [ "$(connections)" != 0 ]; }
+unconnected() { [ "$(connections)" = 0 ]; }
 
 # target_uses: descriptors of the target, and what connections have on its device. Nothing of a connection stays when that is gone.
 target_uses() {
