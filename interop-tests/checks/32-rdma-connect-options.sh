@@ -9,6 +9,7 @@ round_trip() {
     nvme io-passthru "/dev/ng$node" --opcode=0x01 -n 1 --cdw2=0x31 --cdw11=1 --cdw10="$size" -l "$size" -w -i $work/value-$size 2>/dev/null
     nvme io-passthru "/dev/ng$node" --opcode=0x02 -n 1 --cdw2=0x31 --cdw11=1 --cdw10="$size" -l "$size" -r -b >"$work/read" 2>/dev/null
     cmp $work/value-$size "$work/read"
+    nvme io-passthru "/dev/ng$node" --opcode=0x10 -n 1 --cdw2=0x31 --cdw11=1 2>/dev/null
 }
 
 try() {
