@@ -1,5 +1,6 @@
 # A host that disconnects leaves nothing in the target: no connection, no descriptor, no controller (their number is limited).
 # transport: tcp rdma
+# limit: 90
 target_start
 open_files() { local files=("/proc/$(target_pid)/fd/"*); echo ${#files[@]}; }
 case $transport in
@@ -11,7 +12,8 @@ case $transport in
         ;;
 esac
 settled() { [ "$(connections)" = 0 ] && [ "$(open_files)" = "$before" ]; }
-wait_for 5 unconnected
+# Hosts that checks before this one have cut off are given up by their keep alive.
+wait_for 40 unconnected
 before=$(open_files)
 limit=$(sed -n 's/^controllers = //p' "$config")
 for (( i = 0; i <= limit; i++ )); do

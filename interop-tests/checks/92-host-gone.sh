@@ -4,39 +4,46 @@
 # limit: 120
 target_start
 only_the_bystander() { [ "$(connections)" = 2 ]; }
-more_connections() { [ "$(connections)" = 5 ]; }
-"$KVOF_GUEST" loop-io $target --nqn $kv --seconds 1 >/dev/null
-wait_for 15 unconnected
-before=$(target_uses) memory=$(target_memory)
+others() { [ "$(connections)" -gt 3 ]; }
+
+# lost DELAY...: hosts that are killed so long after they have connected.
+lost() {
+    local delay host
+    for delay; do
+        "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 30 --threads 4 --size 1000000 --keys 2 --tag 2 >/dev/null 2>&1 &
+        host=$!
+        wait_for 15 others
+        nap "$delay"
+        kill -KILL $host
+        wait $host 2>/dev/null || true
+        wait_for 15 only_the_bystander
+    done
+    # The kernel's host, while its block device is being read and written.
+    connect $block --nr-io-queues=2
+    node $block 1
+    fio --name=mix --filename=/dev/nvme$node --rw=randrw --bs=256k --direct=1 --iodepth=8 --ioengine=io_uring --time_based --runtime=20 --size=8m >$work/fio.out 2>&1 &
+    host=$!
+    nap 2
+    nvme disconnect -n $block
+    wait $host || true
+    wait_for 15 only_the_bystander
+}
 
 # The bystander comes from the other host, by two connections.
 connect $kv -w $host2_address --nr-io-queues=1
 node $kv 1
-"$KVOF_GUEST" loop-io /dev/ng$node --seconds 20 --tag 1 >$work/bystander &
+( until [ -e $work/enough ]; do "$KVOF_GUEST" loop-io /dev/ng$node --seconds 2 --tag 1; done ) >$work/bystander &
 bystander=$!
-for delay in 0.1 0.2 0.3 0.5 0.8; do
-    "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 30 --threads 4 --size 1000000 --keys 2 --tag 2 >/dev/null 2>&1 &
-    host=$!
-    wait_for 15 more_connections
-    nap $delay
-    kill -KILL $host
-    wait $host 2>/dev/null || true
-    wait_for 15 only_the_bystander
-done
-# The kernel's host, while its block device is being read and written.
-connect $block --nr-io-queues=2
-node $block 1
-fio --name=mix --filename=/dev/nvme$node --rw=randrw --bs=256k --direct=1 --iodepth=8 --ioengine=io_uring --time_based --runtime=20 --size=8m >$work/fio.out 2>&1 &
-fio=$!
-nap 2
-nvme disconnect -n $block
-wait $fio || true
-wait $bystander || { cat $work/bystander; fail "the bystander"; }
-cat $work/bystander
-json $work/bystander '.interrupted == 0' '.wrong_bytes == 0' '.errors == 0'
-nvme disconnect -n $kv
+# What the first have made the target register and touch, those after them use again.
+lost 0.1 0.6
+before=$(target_uses) memory=$(target_memory)
+lost 0.3
 echo "before: $before, $memory MiB; after: $(target_uses), $(target_memory) MiB"
 wait_for 15 uses_again "$before"
-# What was stored is still there.
-(( $(target_memory) <= memory + 40 ))
+(( $(target_memory) <= memory + 16 ))
+touch $work/enough
+wait $bystander || { cat $work/bystander; fail "the bystander"; }
+rm $work/enough
+jq -s '{ interrupted: map(.interrupted) | add, wrong_bytes: map(.wrong_bytes) | add, errors: map(.errors) | add }' $work/bystander | tee $work/sum
+json $work/sum '.interrupted == 0' '.wrong_bytes == 0' '.errors == 0'
 # kernel-log: I/O error|[aA]bort|Buffer I/O|no available path

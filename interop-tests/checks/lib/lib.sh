@@ -219,7 +219,8 @@ no_controllers() { ! compgen -G '/sys/class/nvme/nvme*' >/dev/null; }
 # host_modules Y|N: the kernel's host with or without multipath, without connections.
 host_modules() {
     [ "$(cat /sys/module/nvme_core/parameters/multipath 2>/dev/null)" != "$1" ] || return 0
-    modprobe -qr nvme_$transport nvme_fabrics nvme_core || true
+    # A check may have used the other transport too.
+    modprobe -qr nvme_tcp nvme_rdma nvme_fabrics nvme_core || true
     modprobe nvme_core multipath="$1"
     modprobe nvme_$transport
     expect "multipath of nvme_core" "$(</sys/module/nvme_core/parameters/multipath)" "$1"
