@@ -1,6 +1,5 @@
 # The tests of the crates that need an RDMA device, on Soft-RoCE: none of them is skipped.
 # transport: rdma
-# kernel: 6.12
 # cpus: 2
 # limit: 240
 export KVOF_RDMA_ADDRESS=$alone_address

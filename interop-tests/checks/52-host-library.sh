@@ -1,4 +1,4 @@
-# The whole conformance suite by the host library over RDMA, in memory and on a 4+1 pool; values up to 1 MiB of every length.
+# The whole conformance suite by the host library over RDMA, on two namespaces in memory and on a 4+1 pool; values up to 1 MiB of every length.
 # transport: rdma
 # limit: 180
 # target: may end
@@ -8,6 +8,7 @@ suite() {
 }
 target_start
 suite $kv 1
+suite $kv 7
 "$KVOF_GUEST" max-value $target --nqn $kv | tee $work/max
 grep -q 'largest value 1048576 bytes' $work/max
 for (( number = 0; number < 5; number++ )); do files[number]=$work/pool-disk$number; done

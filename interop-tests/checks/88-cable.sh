@@ -16,11 +16,11 @@ node $block 1
 disk=/dev/nvme$node
 for pulled in host1 port1; do
     echo "== $pulled"
-    "$KVOF_GUEST" loop-io $ng --seconds 10 --tag 1 >$work/kernel &
+    "$KVOF_GUEST" loop-io $ng --seconds 14 --tag 1 >$work/kernel &
     kernel=$!
-    "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 10 --tag 2 --keep-alive 2 >$work/library &
+    "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 14 --tag 2 --keep-alive 2 >$work/library &
     library=$!
-    fio --name=read --filename=$disk --rw=randread --bs=16k --direct=1 --iodepth=4 --ioengine=io_uring --time_based --runtime=9 --size=8m >$work/fio.out 2>&1 &
+    fio --name=read --filename=$disk --rw=randread --bs=16k --direct=1 --iodepth=4 --ioengine=io_uring --time_based --runtime=12 --size=8m >$work/fio.out 2>&1 &
     fio=$!
     nap 2
     cable $pulled down

@@ -1,5 +1,4 @@
 # `kvof doctor` on a machine whose RDMA is being set up, step by step: it names what is missing, and finds the way to a target.
-# kernel: 6.12
 # limit: 90
 # target: may end
 doctor() { "$KVOF" doctor --json "$@" >$work/doctor || code=$?; }

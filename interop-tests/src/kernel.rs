@@ -97,12 +97,6 @@ impl Kernel {
         Ok(files)
     }
 
-    /// One that is nowhere.
-    #[cfg(test)]
-    pub(crate) fn named(series: &str) -> Self {
-        Self { series: series.to_owned(), version: format!("{series}.1-test"), dir: PathBuf::new() }
-    }
-
     fn sort_key(&self) -> Vec<u32> {
         self.series.split('.').filter_map(|part| part.parse().ok()).collect()
     }

@@ -105,22 +105,22 @@ fn check(series: &[String], transports: &[Transport], only: Option<&str>, verbos
     };
     ensure!(!kernels.is_empty(), "no kernel is unpacked; interop-tests/setup.sh does that");
     let mut work = Vec::new();
-    for kernel in &kernels {
-        for transport in transports {
-            let files = checks::files(kernel, *transport, only)?;
-            if !files.is_empty() {
-                work.push((kernel, *transport, files));
-            }
+    for transport in transports {
+        let files = checks::files(*transport, only)?;
+        if !files.is_empty() {
+            work.push((*transport, files));
         }
     }
     ensure!(!work.is_empty(), "no check has {:?} in its name", only.unwrap_or_default());
     let binaries = Binaries::build()?;
     let mut ok = true;
-    for (kernel, transport, files) in work {
-        println!("Linux {}, {}", kernel.version, transport.name());
-        let report = checks::run(kernel, transport, &binaries, &files, |check| print(check, verbose))?;
-        println!("{report}\n");
-        ok &= report.ok();
+    for kernel in kernels {
+        for (transport, files) in &work {
+            println!("Linux {}, {}", kernel.version, transport.name());
+            let report = checks::run(&kernel, *transport, &binaries, files, |check| print(check, verbose))?;
+            println!("{report}\n");
+            ok &= report.ok();
+        }
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
