@@ -41,7 +41,15 @@ mkfs.ext4 e2fsprogs
 jq jq
 nft nftables
 dmsetup dmsetup
+tc iproute2
+rdma iproute2
+rping rdmacm-utils
+ibv_devinfo ibverbs-utils
 PACKAGES
+# Libraries that programs open when they run: rdma-core, and what it opens for each kind of device.
+for package in librdmacm1 libibverbs1 ibverbs-providers; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
 if [ -n "$missing" ]; then
     say "installing:$missing"
     update_lists
