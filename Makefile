@@ -18,10 +18,10 @@ ARGS ?=
 # How often `make torture` kills the target; `make test` has a short run.
 KILLS ?= 3000
 
-.PHONY: help setup build demo test unit docs interop torture torture-short bench lint sim fuzz clean
+.PHONY: help setup build demo test unit docs interop torture torture-short bench bench-peers flame bench-check lint sim fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMPS)/tools $(STAMPS)/guest ## install what is needed (Debian packages) and unpack the test guest's kernels
 
@@ -74,6 +74,21 @@ $(STAMPS)/bench: interop-tests/bench/setup.sh
 
 bench: build $(STAMPS)/bench ## figures for docs/performance.md
 	@tools/bench
+
+# SPDK: a built SPDK tree; without it the kernel's nvmet in the test guest. ARGS: what tools/bench-peers takes.
+bench-peers: build $(STAMPS)/bench ## kvof beside SPDK (SPDK=DIR), Redis and a raw stream, one core each
+	@tools/bench-peers $(if $(SPDK),--spdk $(SPDK)) $(ARGS)
+
+flame: build $(STAMPS)/bench ## flame graphs of the target's paths in docs/performance (needs perf)
+	@tools/flame $(ARGS)
+
+$(STAMPS)/bench-check: tools/instructions/setup
+	@tools/instructions/setup
+	@mkdir -p $(STAMPS) && touch $@
+
+# UPDATE=1 writes the numbers instead. ARGS: parts of names, and what tools/instructions/src/main.rs takes.
+bench-check: $(STAMPS)/tools $(STAMPS)/bench-check ## instructions per operation beside the committed numbers
+	@cargo run --release --locked --quiet -p kvof-instructions -- $(if $(UPDATE),--update) $(ARGS)
 
 # SEED: decimal or 0x hexadecimal, empty for a fresh one. HOURS may be a fraction. ARGS: see docs/simulator.md.
 sim: ## the engine under simulated faults for HOURS (0.05) from SEED (fresh): prints what repeats a failure

@@ -84,6 +84,9 @@ mod executor;
 #[doc(hidden)]
 pub mod fuzzing;
 mod kv;
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub mod measuring;
 mod nvm;
 mod options;
 mod port;
