@@ -332,7 +332,17 @@ fn kv_memory(def: &TargetDef) -> u64 {
 fn new_pool(settings: &Settings, values: u64) -> Result<Pool, ServeError> {
     let bytes = values.saturating_add(settings.memory);
     let limit = usize::try_from(bytes).map_err(|_| ServeError::Memory(bytes))?;
-    Ok(Pool::new(PoolConfig { limit, shards: settings.cpus.len() }))
+    let pool = Pool::new(PoolConfig { limit, shards: settings.cpus.len() });
+    pool.keep(kept(settings.memory, settings.limits.transfer.into()));
+    Ok(pool)
+}
+
+/// Bytes of the memory for data on its way that commands with much data leave to others, so that a flood of Stores does not
+/// hold up Retrieves. None where so few of the longest commands fit that one of them could wait for ever.
+fn kept(memory: u64, transfer: u64) -> usize {
+    const MOST: u64 = 32 << 20;
+    const LONGEST: u64 = 32;
+    if memory < transfer.saturating_mul(LONGEST) { 0 } else { usize::try_from((memory / 16).min(MOST)).unwrap_or(0) }
 }
 
 /// What the protocol of RDMA connections needs to know.

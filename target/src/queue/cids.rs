@@ -1,12 +1,16 @@
 //! The command identifiers in use on a queue.
 
-/// A set of 16-bit command identifiers: one bit each, so that a conflict is seen without a search.
+/// Words of a block: 1024 identifiers.
+const BLOCK: usize = 16;
+
+/// A set of 16-bit command identifiers: one bit each, so that a conflict is seen without a search. Memory for a block of them is
+/// taken when one of them is first used, since hosts use few, and idle ones hardly any.
 #[derive(Debug)]
-pub(super) struct CidSet(Box<[u64; 1024]>);
+pub(super) struct CidSet([Option<Box<[u64; BLOCK]>>; 65_536 / 64 / BLOCK]);
 
 impl Default for CidSet {
     fn default() -> Self {
-        Self(Box::new([0; 1024]))
+        Self([const { None }; 65_536 / 64 / BLOCK])
     }
 }
 
@@ -26,7 +30,8 @@ impl CidSet {
     }
 
     fn place(&mut self, cid: u16) -> (&mut u64, u64) {
-        (&mut self.0[usize::from(cid >> 6)], 1 << (cid & 63))
+        let block = self.0[usize::from(cid >> 10)].get_or_insert_with(|| Box::new([0; BLOCK]));
+        (&mut block[usize::from(cid >> 6) % BLOCK], 1 << (cid & 63))
     }
 }
 

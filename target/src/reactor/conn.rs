@@ -9,7 +9,12 @@ use std::{
     },
 };
 
-use super::{CoreMessage, Mailbox, rdma::RdmaLink, tcp::TcpLink};
+use super::{
+    CoreMessage, Mailbox,
+    rdma::RdmaLink,
+    tcp::{Received, TcpLink},
+    turns::Class,
+};
 use crate::{
     backend::{IoError, IoOutcome},
     control::{QueueTransport, TransportKind},
@@ -28,6 +33,8 @@ pub(super) struct Conn {
     pub(super) is_ready: bool,
     /// In the core's list of connections to look after at the end of the turn.
     pub(super) is_dirty: bool,
+    /// In the core's line of connections with much to send.
+    pub(super) is_sending: bool,
     /// In the core's list of connections that wait for pool memory.
     pub(super) is_starved: bool,
 }
@@ -82,14 +89,22 @@ impl Conn {
         };
         let Origin { portid, local, peer } = origin;
         let transport = Rc::new(QueueTransport { kind, portid, local, peer, wake });
-        Self { link, transport, woken, is_ready: false, is_dirty: false, is_starved: false }
+        Self { link, transport, woken, is_ready: false, is_dirty: false, is_sending: false, is_starved: false }
     }
 
-    /// Receives what has come, up to a budget; true if there may be more.
-    pub(super) fn receive(&mut self, cx: &mut Cx<'_>, scratch: &mut [u8]) -> bool {
+    /// Receives what has come, about `most` bytes of it.
+    pub(super) fn receive(&mut self, cx: &mut Cx<'_>, scratch: &mut [u8], most: usize) -> Received {
         match &mut self.link {
-            Link::Tcp(link) => link.receive(cx, scratch),
-            Link::Rdma(link) => link.receive(cx),
+            Link::Tcp(link) => link.receive(cx, scratch, most),
+            Link::Rdma(link) => Received { bytes: 0, more: link.receive(cx).then_some(Class::Prompt) },
+        }
+    }
+
+    /// How the connection stands in line to receive. The data of RDMA come by themselves.
+    pub(super) const fn class(&self) -> Class {
+        match &self.link {
+            Link::Tcp(link) if link.connection.expects_data() => Class::Bulk,
+            Link::Tcp(_) | Link::Rdma(_) => Class::Prompt,
         }
     }
 
@@ -147,6 +162,6 @@ impl Conn {
             Link::Tcp(link) => link.connection.is_idle(),
             Link::Rdma(link) => link.connection.is_idle(),
         };
-        !self.is_open() && is_idle && !self.is_ready && !self.is_starved
+        !self.is_open() && is_idle && !self.is_ready && !self.is_sending && !self.is_starved
     }
 }

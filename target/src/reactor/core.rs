@@ -19,6 +19,7 @@ use super::{
     disk::DiskBacklog,
     rdma::{RdmaCore, ReaperHandle, Source},
     tcp::TcpLink,
+    turns::{Class, Company, Line},
 };
 use crate::{
     backend::{Backends, DiskResult, PoolId},
@@ -31,6 +32,8 @@ use crate::{
 const STORAGE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Connections whose timers are looked at before others have their turn.
+const TICK_BATCH: usize = 64;
 /// How soon a command that waits for memory tries again; memory may come back on another core, which does not tell.
 const STARVED_RETRY: Duration = Duration::from_millis(1);
 /// Bytes received at once beside a command's data.
@@ -92,14 +95,29 @@ pub(super) struct Core {
     /// Where there are RDMA ports.
     pub(super) rdma: Option<RdmaCore>,
     /// Connections that may have something to receive.
-    pub(super) ready: VecDeque<usize>,
+    pub(super) ready: Line,
     /// Connections with something to send, or to look after otherwise.
-    dirty: Vec<usize>,
-    starved: VecDeque<usize>,
+    pub(super) dirty: Vec<usize>,
+    /// Connections with so much to send that others come first.
+    pub(super) sending: Line,
+    /// Whether several connections are at work.
+    pub(super) company: Company,
+    /// Connections whose timers are still to be looked at in this tick.
+    ticking: Vec<usize>,
+    pub(super) starved: VecDeque<usize>,
     disk_backlog: DiskBacklog,
     scratch: Vec<u8>,
     pub(super) stopping: Option<Instant>,
     pub(super) now: Instant,
+}
+
+/// When a core does what, from turn to turn.
+pub(super) struct Pace {
+    /// Room for what has happened.
+    pub(super) events: Vec<Event>,
+    pub(super) next_tick: Instant,
+    /// Until when it looks for work without sleeping.
+    pub(super) spin_until: Instant,
 }
 
 /// Runs `$body` with `$conn`, the connection under `$key`, and `$cx`, its surroundings.
@@ -157,8 +175,11 @@ impl Core {
             started: Instant::now(),
             conns: Slab::new(),
             rdma,
-            ready: VecDeque::new(),
+            ready: Line::default(),
             dirty: Vec::new(),
+            sending: Line::default(),
+            company: Company::default(),
+            ticking: Vec::new(),
             starved: VecDeque::new(),
             disk_backlog: DiskBacklog::default(),
             scratch: vec![0; SCRATCH],
@@ -168,47 +189,57 @@ impl Core {
     }
 
     pub(super) fn run(&mut self) -> io::Result<()> {
-        let mut events = Vec::new();
-        let mut next_tick = self.now + TICK;
-        let mut spin_until = self.now;
-        loop {
-            self.poll_rdma();
-            let mut timeout = self.timeout(next_tick, spin_until);
-            if !timeout.is_zero() && self.arm_rdma() {
-                timeout = Duration::ZERO;
-            }
-            self.ring.turn(Some(timeout), &mut events)?;
-            self.now = Instant::now();
-            let mut worked = !events.is_empty() || !self.ready.is_empty();
-            for event in events.drain(..) {
-                self.handle_event(event)?;
-            }
-            self.receive();
-            worked |= self.settle()?;
-            if self.now >= next_tick {
-                self.tick();
-                self.settle()?;
-                next_tick = self.now + TICK;
-            }
-            if worked {
-                spin_until = self.now + self.shared.config.busy_poll;
-            }
-            if self.may_end() {
-                return Ok(());
-            }
-        }
+        let mut pace = Pace { events: Vec::new(), next_tick: self.now + TICK, spin_until: self.now };
+        while self.turn(&mut pace)? {}
+        Ok(())
     }
 
-    fn timeout(&self, next_tick: Instant, spin_until: Instant) -> Duration {
-        if !self.ready.is_empty() || self.now < spin_until {
+    /// One turn of the loop; false when it was the last.
+    pub(super) fn turn(&mut self, pace: &mut Pace) -> io::Result<bool> {
+        self.poll_rdma();
+        let mut timeout = self.timeout(pace);
+        if !timeout.is_zero() && self.arm_rdma() {
+            timeout = Duration::ZERO;
+        }
+        self.ring.turn(Some(timeout), &mut pace.events)?;
+        self.now = Instant::now();
+        let mut worked = !pace.events.is_empty() || !self.ready.is_empty();
+        for event in pace.events.drain(..) {
+            self.handle_event(event)?;
+        }
+        self.receive()?;
+        worked |= self.settle()?;
+        worked |= self.send_bulk()?;
+        if self.now >= pace.next_tick {
+            self.tick();
+            pace.next_tick = self.now + TICK;
+        }
+        if !self.ticking.is_empty() {
+            self.tick_connections();
+            self.settle()?;
+        }
+        if worked {
+            pace.spin_until = self.now + self.shared.config.busy_poll;
+        }
+        Ok(!self.may_end())
+    }
+
+    fn timeout(&self, pace: &Pace) -> Duration {
+        let has_work = !self.ready.is_empty() || !self.sending.is_empty() || !self.ticking.is_empty();
+        if has_work || self.now < pace.spin_until {
             return Duration::ZERO;
         }
-        let until_tick = next_tick.saturating_duration_since(self.now);
-        let hungry = !self.starved.is_empty() || self.backends.wants_memory();
-        if hungry || self.stopping.is_some() { until_tick.min(STARVED_RETRY) } else { until_tick }
+        let until_tick = pace.next_tick.saturating_duration_since(self.now);
+        if self.is_hungry() || self.stopping.is_some() { until_tick.min(STARVED_RETRY) } else { until_tick }
+    }
+
+    /// Whether commands wait for memory.
+    pub(super) fn is_hungry(&self) -> bool {
+        !self.starved.is_empty() || self.backends.wants_memory()
     }
 
     fn handle_event(&mut self, event: Event) -> io::Result<()> {
+        self.disk_backlog.ended(&event.kind);
         match (Token::unpack(event.token), event.kind) {
             (_, EventKind::Woken) => self.handle_inbox(),
             (Token::Disk(token), EventKind::ReadDone { buf, result }) => {
@@ -301,24 +332,31 @@ impl Core {
         }
     }
 
-    fn receive(&mut self) {
-        for _ in 0..self.ready.len() {
-            let Some(key) = self.ready.pop_front() else { return };
+    /// Lets those receive whose turn it is, and sends what they have to say to it: an answer does not wait for what others
+    /// bring.
+    fn receive(&mut self) -> io::Result<()> {
+        let slice = self.company.slice(self.now);
+        self.ready.begin(slice);
+        while let Some((key, class)) = self.ready.next() {
+            self.company.served(key, self.now);
             let mut scratch = std::mem::take(&mut self.scratch);
-            let more = with_conn!(self, key, |conn, cx| {
+            let received = with_conn!(self, key, |conn, cx| {
                 conn.is_ready = false;
-                conn.receive(&mut cx, &mut scratch)
+                conn.receive(&mut cx, &mut scratch, slice)
             });
             self.scratch = scratch;
-            if more == Some(true) {
-                self.mark_ready(key);
+            let Some(received) = received else { continue };
+            self.ready.moved(received.bytes, class);
+            if let Some(class) = received.more {
+                self.stand_in_line(key, Some(class));
             }
-            self.mark_dirty(key);
+            self.flush_one(key)?;
         }
+        Ok(())
     }
 
     /// Moves completions, messages and disk requests on until nothing moves; true if anything did.
-    fn settle(&mut self) -> io::Result<bool> {
+    pub(super) fn settle(&mut self) -> io::Result<bool> {
         let mut worked = false;
         loop {
             let mut moved = false;
@@ -339,7 +377,12 @@ impl Core {
                 self.shared.hand_back(closed);
                 moved = true;
             }
-            moved |= self.disk_backlog.start(&mut self.ring, &mut self.backends, |token| Token::Disk(token).pack());
+            moved |= self.disk_backlog.start(
+                &mut self.ring,
+                &mut self.backends,
+                |token| Token::Disk(token).pack(),
+                self.now,
+            );
             moved |= self.flush()?;
             if !moved {
                 return Ok(worked);
@@ -368,59 +411,6 @@ impl Core {
         moved
     }
 
-    /// Sends what connections have to say, and closes those that are over.
-    fn flush(&mut self) -> io::Result<bool> {
-        let mut moved = false;
-        for key in std::mem::take(&mut self.dirty) {
-            let Some(conn) = self.conns.get_mut(key) else { continue };
-            conn.is_dirty = false;
-            let flushed = match &mut conn.link {
-                Link::Tcp(link) => link.flush(&mut self.ring, Token::Connection(key).pack(), self.now)?,
-                Link::Rdma(link) => link.flush(),
-            };
-            moved |= flushed.moved;
-            if flushed.resume {
-                self.mark_ready(key);
-            }
-            self.look_after(key);
-        }
-        Ok(moved)
-    }
-
-    fn look_after(&mut self, key: usize) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        if conn.wants_memory() && !conn.is_starved {
-            conn.is_starved = true;
-            self.starved.push_back(key);
-        }
-        let Some(reason) = conn.poll_close().cloned() else { return };
-        let ended = match &mut conn.link {
-            Link::Tcp(link) => link.close(&mut self.ring),
-            Link::Rdma(link) => link.disconnect(self.now),
-        };
-        if ended {
-            let peer = conn.transport.peer;
-            if reason.is_fault() {
-                tracing::warn!(core = self.id, %peer, %reason, "connection ended");
-            } else {
-                tracing::debug!(core = self.id, %peer, %reason, "connection ended");
-            }
-        }
-        match &conn.link {
-            Link::Rdma(_) => self.close_rdma(key),
-            Link::Tcp(_) if ended => {
-                if let Some(load) = self.shared.loads.get(self.id) {
-                    load.fetch_sub(1, Ordering::Relaxed);
-                }
-            }
-            Link::Tcp(_) => {}
-        }
-        // The key names this connection's operations until the last of them is back.
-        if self.conns.get(key).is_some_and(Conn::is_gone) {
-            self.conns.remove(key);
-        }
-    }
-
     fn tick(&mut self) {
         self.backends.handle_time(self.now.saturating_duration_since(self.started));
         if self.accept_again.is_some_and(|at| at <= self.now) {
@@ -430,7 +420,13 @@ impl Core {
             }
         }
         self.tick_rdma();
-        for key in self.keys() {
+        self.ticking = self.keys();
+    }
+
+    /// Looks at the timers of some connections.
+    fn tick_connections(&mut self) {
+        let rest = self.ticking.len().saturating_sub(TICK_BATCH);
+        for key in self.ticking.split_off(rest) {
             with_conn!(self, key, |conn, cx| conn.handle_tick(&mut cx));
             self.mark_dirty(key);
         }
@@ -470,12 +466,17 @@ impl Core {
     }
 
     pub(super) fn mark_ready(&mut self, key: usize) {
+        self.stand_in_line(key, None);
+    }
+
+    /// Lets a connection receive when it is its turn, in the line of its kind unless `class` says which.
+    fn stand_in_line(&mut self, key: usize, class: Option<Class>) {
         if let Some(conn) = self.conns.get_mut(key)
             && !conn.is_ready
             && conn.is_open()
         {
             conn.is_ready = true;
-            self.ready.push_back(key);
+            self.ready.push(key, class.unwrap_or_else(|| conn.class()));
         }
     }
 

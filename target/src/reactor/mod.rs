@@ -9,7 +9,9 @@ mod conn;
 mod core;
 mod disk;
 mod rdma;
+mod send;
 mod tcp;
+mod turns;
 
 use std::{
     io,
@@ -427,3 +429,6 @@ fn run(core: usize, shared: &Arc<Shared>, ring: EventLoop, inbox: mpsc::Receiver
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

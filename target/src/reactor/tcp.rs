@@ -8,10 +8,13 @@ use std::{
 
 use kvof_io::{EventLoop, WatchId, recv_vectored};
 
+use super::turns::{Class, PROMPT};
 use crate::{queue::Cx, transport::tcp::Connection};
 
-/// Receives of one connection before others have their turn.
+/// Receives of one connection before others have their turn, if they do not bring much.
 const RECV_BUDGET: usize = 8;
+/// Least room that is offered to the socket: the last receive of a slice is not to be a small one.
+const RECV_LEAST: usize = 64 << 10;
 /// Scratch to use while a command's data is due: what comes behind the data is copied, so only a few headers should.
 const SCRATCH_WITH_DATA: usize = 4096;
 
@@ -26,11 +29,22 @@ pub(super) struct TcpLink {
     pub(super) writable: Option<WatchId>,
 }
 
+/// What a receive has come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Received {
+    /// Bytes that came.
+    pub(super) bytes: usize,
+    /// There may be more, and in which line the connection should wait for its next turn.
+    pub(super) more: Option<Class>,
+}
+
 /// What a flush has come to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flushed {
-    /// Something was sent.
+    /// Something was sent, or dropped.
     pub(super) moved: bool,
+    /// Bytes of that, over TCP.
+    pub(super) bytes: usize,
     /// The connection may have something to receive that no event tells of.
     pub(super) resume: bool,
 }
@@ -48,70 +62,87 @@ impl TcpLink {
         Self { socket: Some(socket), connection, readable, writable: None }
     }
 
-    /// Receives what has come, up to a budget; true if there may be more.
-    pub(super) fn receive(&mut self, cx: &mut Cx<'_>, scratch: &mut [u8]) -> bool {
+    /// Receives what has come, about `most` bytes of it.
+    pub(super) fn receive(&mut self, cx: &mut Cx<'_>, scratch: &mut [u8], most: usize) -> Received {
+        let mut bytes = 0;
         let tcp = &mut self.connection;
         for _ in 0..RECV_BUDGET {
-            let Some(socket) = &self.socket else { return false };
+            if bytes >= most {
+                break;
+            }
+            let Some(socket) = &self.socket else { return Received { bytes, more: None } };
             tcp.resume(cx);
             if !tcp.wants_receive() {
-                return false;
+                return Received { bytes, more: None };
             }
+            let most_now = (most - bytes).max(RECV_LEAST);
             let tail = if tcp.expects_data() { SCRATCH_WITH_DATA.min(scratch.len()) } else { scratch.len() };
-            let tail = &mut scratch[..tail];
             let place = tcp.recv_place();
-            let place_len = place.as_ref().map_or(0, |p| p.len());
+            let due = place.as_ref().map_or(0, |place| place.len());
+            // What comes behind the data can wait if the data alone is enough.
+            let tail = if due >= most_now { &mut [][..] } else { scratch.get_mut(..tail).unwrap_or_default() };
+            let place_len = due.min(most_now);
             let room = place_len + tail.len();
-            let received = match place {
+            let received = match place.and_then(|place| place.get_mut(..place_len)) {
                 Some(place) => recv_vectored(socket.as_fd(), &mut [IoSliceMut::new(place), IoSliceMut::new(tail)]),
                 None => recv_vectored(socket.as_fd(), &mut [IoSliceMut::new(tail)]),
             };
             match received {
                 Ok(0) => {
                     tcp.handle_end(None);
-                    return false;
+                    return Received { bytes, more: None };
                 }
                 Ok(n) => {
                     let placed = n.min(place_len);
-                    tcp.handle_received(cx, placed, &tail[..n - placed]);
+                    tcp.handle_received(cx, placed, tail.get(..n - placed).unwrap_or_default());
+                    bytes += n;
                     // Less than there was room for: the socket is empty, and the next bytes raise an event of their own.
                     if n < room {
-                        return false;
+                        return Received { bytes, more: None };
                     }
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Received { bytes, more: None },
                 Err(e) => {
                     tcp.handle_end(Some(&e));
-                    return false;
+                    return Received { bytes, more: None };
                 }
             }
         }
-        true
+        let much = bytes >= most || self.connection.expects_data();
+        Received { bytes, more: Some(if much { Class::Bulk } else { Class::Prompt }) }
     }
 
-    /// Sends what waits, as far as the socket takes it.
-    pub(super) fn flush(&mut self, ring: &mut EventLoop, token: u64, now: Instant) -> io::Result<Flushed> {
+    /// Whether what waits to be sent is so much that others come first.
+    pub(super) fn is_bulky(&mut self) -> bool {
+        self.writable.is_none() && self.connection.tx().pending() > PROMPT
+    }
+
+    /// Sends what waits, as far as the socket takes it, and about `most` bytes of it.
+    pub(super) fn flush(&mut self, ring: &mut EventLoop, token: u64, now: Instant, most: usize) -> io::Result<Flushed> {
         if self.writable.is_some() {
             return Ok(Flushed::default());
         }
         let before = self.connection.tx().pending();
         let held_off = !self.connection.wants_receive();
-        let is_full = self.send(now);
+        // No small rest is left over.
+        let most = if before <= most.saturating_add(PROMPT) { before } else { most };
+        let is_full = self.send(now, most);
         // What came while its answers waited raised its event then, and nothing else will tell of it.
         let resume = held_off && self.connection.wants_receive();
         if is_full && let Some(socket) = &self.socket {
             self.writable = Some(ring.watch_writable_once(socket.as_fd(), token)?);
         }
-        Ok(Flushed { moved: self.connection.tx().pending() != before, resume })
+        let left = self.connection.tx().pending();
+        Ok(Flushed { moved: left != before, bytes: before.saturating_sub(left), resume })
     }
 
-    /// Sends what waits; true if the socket has to become writable first.
-    fn send(&mut self, now: Instant) -> bool {
+    /// Sends what waits, at most `most` bytes; true if the socket has to become writable first.
+    fn send(&mut self, now: Instant, most: usize) -> bool {
         let Some(socket) = &self.socket else { return false };
         if self.connection.tx().is_empty() {
             return false;
         }
-        match self.connection.tx().send(socket.as_fd()) {
+        match self.connection.tx().send_some(socket.as_fd(), most) {
             Ok(sent) => {
                 self.connection.handle_sent(now, sent);
                 sent.would_block

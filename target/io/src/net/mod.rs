@@ -98,7 +98,7 @@ impl TxSeg {
     }
 }
 
-/// What [`TxQueue::send`] achieved.
+/// What [`TxQueue::send`] or [`TxQueue::send_some`] achieved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// Bytes that the socket took.
@@ -182,9 +182,14 @@ impl TxQueue {
     /// Sends until the queue is empty or the socket is full. Never blocks and never raises SIGPIPE. After an error what was
     /// not sent is still queued; the connection is usually lost.
     pub fn send(&mut self, fd: BorrowedFd<'_>) -> io::Result<Sent> {
+        self.send_some(fd, usize::MAX)
+    }
+
+    /// As [`Self::send`], but no more than `most` bytes, so that others may have their turn.
+    pub fn send_some(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<Sent> {
         let mut bytes = 0;
-        while !self.segs.is_empty() {
-            let (sent, offered) = match self.send_once(fd) {
+        while !self.segs.is_empty() && bytes < most {
+            let (sent, offered) = match self.send_once(fd, most - bytes) {
                 Ok(done) => done,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Sent { bytes, would_block: true }),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -200,14 +205,17 @@ impl TxQueue {
         Ok(Sent { bytes, would_block: false })
     }
 
-    /// One sendmsg of the first segments: bytes taken and bytes offered.
-    fn send_once(&self, fd: BorrowedFd<'_>) -> io::Result<(usize, usize)> {
+    /// One sendmsg of the first segments, of at most `most` bytes (not 0): bytes taken and bytes offered.
+    fn send_once(&self, fd: BorrowedFd<'_>, most: usize) -> io::Result<(usize, usize)> {
         let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_IOVECS];
         let mut count = 0;
         let mut offered = 0;
         let mut skip = self.front_sent;
         for (slot, seg) in iovecs.iter_mut().zip(&self.segs) {
-            let len = seg.len() - skip;
+            if offered == most {
+                break;
+            }
+            let len = (seg.len() - skip).min(most - offered);
             // The kernel only reads from a sent iovec, so the cast to a mutable pointer is a formality.
             let base = seg.start().wrapping_add(skip).cast_mut().cast();
             slot.write(libc::iovec { iov_base: base, iov_len: len });

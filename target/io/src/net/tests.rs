@@ -189,3 +189,29 @@ fn what_is_not_sent_can_be_moved_to_memory() {
     tx.drain_into(&mut out);
     assert!(out.ends_with(b"next"));
 }
+
+#[test]
+fn no_more_than_asked_is_sent_and_nothing_is_lost_in_between() {
+    let (tx, rx) = pair(1 << 20);
+    let pattern: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for most in [1, 55, 56, 4096, 7000, 7056, 99_999, 100_000, usize::MAX] {
+        let mut queue = TxQueue::new();
+        let mut at = 0;
+        for len in (0..).map(|n| [40, 7000, 16][n % 3]) {
+            let Some(bytes) = pattern.get(at..at + len) else { break };
+            queue.push_bytes(bytes);
+            at += len;
+        }
+        let mut got = Vec::new();
+        while !queue.is_empty() && got.len() < most.saturating_mul(200) {
+            let before = queue.pending();
+            let sent = queue.send_some(tx.as_fd(), most).unwrap();
+            assert_eq!((sent.bytes, sent.would_block), (before.min(most), false));
+            assert_eq!(queue.pending(), before - sent.bytes);
+            drain(&rx, &mut got);
+        }
+        assert!(got == pattern[..got.len()], "{most} at a time");
+        assert!(got.len() == at || most < 500, "{} of {at} bytes, {most} at a time", got.len());
+    }
+    assert_eq!(TxQueue::new().send_some(tx.as_fd(), 0).unwrap(), Sent { bytes: 0, would_block: false });
+}

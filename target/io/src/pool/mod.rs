@@ -60,7 +60,7 @@ impl Pool {
         // A quarter of the address space is beyond any machine and keeps class sizes from overflowing.
         let limit = config.limit.min(usize::MAX / 4) & !(PAGE_SIZE - 1);
         let classes = class_of(limit).map_or(0, |(class, _)| class + 1);
-        let core = Arc::new(Core { limit, reserved: AtomicUsize::new(0) });
+        let core = Arc::new(Core { limit, reserved: AtomicUsize::new(0), kept: AtomicUsize::new(0) });
         let shards = (0..config.shards.max(1)).map(|_| Arc::new(Shard::new(Arc::clone(&core), classes))).collect();
         Self { inner: Arc::new(Inner { core, shards }) }
     }
@@ -81,6 +81,21 @@ impl Pool {
         let home = self.home()?;
         let chunk = home.take(class, size).or_else(|| self.obtain(home, class, size))?;
         Some(PoolBuf::new(chunk, len, class, Arc::clone(home)))
+    }
+
+    /// As [`Self::alloc`], for what can wait: None also where it would leave less than what [`Self::keep`] says for others. Threads that
+    /// do so at the same moment may together leave a little less.
+    pub fn alloc_patient(&self, len: usize) -> Option<PoolBuf> {
+        let kept = self.inner.core.kept.load(Ordering::Relaxed);
+        if len > 0 && kept > 0 && self.in_use().saturating_add(len).saturating_add(kept) > self.limit() {
+            return None;
+        }
+        self.alloc(len)
+    }
+
+    /// Keeps `bytes` of the limit for [`Self::alloc`].
+    pub fn keep(&self, bytes: usize) {
+        self.inner.core.kept.store(bytes, Ordering::Relaxed);
     }
 
     /// Bytes in live buffers, rounded up to their size classes. Exact when no other thread allocates or frees meanwhile.
@@ -157,6 +172,8 @@ struct Core {
     limit: usize,
     /// Bytes obtained from the system and not yet returned: in use, cached, or on the way between the two.
     reserved: AtomicUsize,
+    /// Bytes that those who can wait leave to others.
+    kept: AtomicUsize,
 }
 
 impl Core {

@@ -248,3 +248,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_kept_is_left_to_those_who_cannot_wait() {
+    let pool = Pool::new(PoolConfig { limit: 16 << 20, shards: 2 });
+    let whole = pool.alloc_patient(16 << 20);
+    assert!(whole.is_some(), "nothing is kept");
+    drop(whole);
+    pool.keep(4 << 20);
+    let patient: Vec<_> = std::iter::from_fn(|| pool.alloc_patient(1 << 20)).collect();
+    assert_eq!(patient.len(), 12);
+    let others: Vec<_> = std::iter::from_fn(|| pool.alloc(1 << 20)).collect();
+    assert_eq!(others.len(), 4);
+    drop(patient);
+    // What is cached counts as free, and what others hold counts.
+    assert_eq!(std::iter::from_fn(|| pool.alloc_patient(1 << 20)).take(100).collect::<Vec<_>>().len(), 8);
+    assert!(pool.alloc_patient(13 << 20).is_none() && pool.alloc_patient(0).is_some());
+}

@@ -139,7 +139,7 @@ impl RdmaLink {
             endpoint.take_events(&mut events);
             self.events.extend(events);
         }
-        Flushed { moved, resume: !self.events.is_empty() }
+        Flushed { moved, bytes: 0, resume: !self.events.is_empty() }
     }
 
     /// The connection is over: ends it at the host too. True the first time.

@@ -32,6 +32,7 @@ pub(super) use self::{
 use super::{
     conn::{Conn, Link, Origin},
     core::{Core, Token},
+    turns::Class,
 };
 use crate::transport::{
     CloseReason,
@@ -235,7 +236,7 @@ impl Core {
                 && !conn.is_ready
             {
                 conn.is_ready = true;
-                self.ready.push_back(key);
+                self.ready.push(key, Class::Prompt);
             }
         }
         found
