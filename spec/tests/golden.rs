@@ -296,7 +296,7 @@ fn block_commands() {
 fn pool_statistics() {
     let bytes: [u8; 1024] = image(&[
         (0, b"kvofPool"),
-        (8, &[1, 0, 2, 0]),
+        (8, &[2, 0, 2, 0]),
         (12, &[0x05, 0, 0, 0]),
         (16, &[0xaa; 16]),
         (32, &[1, 1, 3, 0]),
@@ -309,14 +309,22 @@ fn pool_statistics() {
         (264, &[16]),
         (296, &[7]),
         (304, &[9]),
+        (376, &[11]),
         (384, &[1]),
         (392, &[3, 0, 0, 0, 0x34, 0x12]),
+        (896, &[12]),
+        (904, &[13]),
     ]);
     let page = PoolStatistics::from_bytes(&bytes).unwrap();
     assert_eq!((page.name(), page.members.get(), page.shards.get()), ("flash", 2, 3));
     assert_eq!(page.flags(), PoolFlags::DEGRADED | PoolFlags::REBUILD);
     assert_eq!((page.capacity.get(), page.keys.get()), (1 << 32, 10_000));
     assert_eq!((page.stored_bytes.get(), page.written_bytes.get()), (100, 200));
+    assert_eq!((page.version.get(), PoolStatistics::VERSION), (2, 2));
+    assert_eq!(
+        (page.retrieved_bytes.get(), page.store_copied_bytes.get(), page.retrieve_copied_bytes.get()),
+        (11, 12, 13)
+    );
     assert_eq!((page.rebuild_done.get(), page.rebuild_of.get()), (3, 16));
     assert_eq!((page.tier_hits.get(), page.tier_misses.get()), (7, 9));
     let members: Vec<_> = page.member_states().map(|member| (member.state(), member.rebuilt.get())).collect();

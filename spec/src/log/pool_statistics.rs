@@ -154,12 +154,17 @@ pub struct PoolStatistics {
     pub ahead_used: U64,
     /// Of these, those that were not.
     pub ahead_wasted: U64,
-    /// Reserved.
-    pub rsvd376: [u8; 8],
+    /// Bytes of values that hosts retrieved. From version 2 on.
+    pub retrieved_bytes: U64,
     /// The devices, by their place in the pool.
     pub member: [PoolMember; POOL_MEMBERS_MAX],
+    /// Bytes of values that the target's processor copied between the network and the devices when they were stored; what the kernel
+    /// copies does not count. From version 2 on.
+    pub store_copied_bytes: U64,
+    /// The same of values that were retrieved. From version 2 on.
+    pub retrieve_copied_bytes: U64,
     /// Reserved.
-    pub rsvd896: [u8; 128],
+    pub rsvd912: [u8; 112],
 }
 assert_layout!(PoolStatistics, 1024,
     signature @ 0, version @ 8, members @ 10, flags @ 12, uuid @ 16, data_columns @ 32, parity_columns @ 33, shards @ 34,
@@ -168,8 +173,8 @@ assert_layout!(PoolStatistics, 1024,
     records @ 200, groups_cleaned @ 208, evicted @ 216, degraded_reads @ 224, damaged @ 232, repaired @ 240,
     unrecovered @ 248, rebuild_done @ 256, rebuild_of @ 264, scrub_done @ 272, scrub_of @ 280, scrubs @ 288,
     tier_hits @ 296, tier_misses @ 304, tier_hit_bytes @ 312, tier_ahead_hits @ 320, tier_used @ 328, tier_limit @ 336,
-    tier_values @ 344, ahead_started @ 352, ahead_used @ 360, ahead_wasted @ 368, rsvd376 @ 376, member @ 384,
-    rsvd896 @ 896);
+    tier_values @ 344, ahead_started @ 352, ahead_used @ 360, ahead_wasted @ 368, retrieved_bytes @ 376, member @ 384,
+    store_copied_bytes @ 896, retrieve_copied_bytes @ 904, rsvd912 @ 912);
 zeroed!(PoolStatistics);
 impl_debug!(PoolStatistics, s => {
     name: s.name(), members: s.members.get(), flags: s.flags(), capacity: s.capacity.get(), live: s.live.get(),
@@ -181,13 +186,14 @@ impl PoolStatistics {
     /// What [`Self::signature`] is.
     pub const SIGNATURE: [u8; 8] = *b"kvofPool";
     /// The version that is described here.
-    pub const VERSION: u16 = 1;
+    pub const VERSION: u16 = 2;
 
-    /// The page that `bytes` start with; `None` if it is shorter, or another vendor's.
+    /// The page that `bytes` start with; `None` if it is shorter, or another vendor's. In a page of an earlier version the fields that
+    /// it does not have are 0: [`Self::version`] tells.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<&Self> {
         let (page, _) = Self::ref_from_prefix(bytes).ok()?;
-        (page.signature == Self::SIGNATURE && page.version.get() >= Self::VERSION).then_some(page)
+        (page.signature == Self::SIGNATURE && page.version.get() >= 1).then_some(page)
     }
 
     /// The flags, unknown bits kept.
@@ -227,6 +233,10 @@ mod tests {
         page.version = PoolStatistics::VERSION.into();
         assert!(PoolStatistics::from_bytes(page.as_bytes()).is_some());
         assert!(PoolStatistics::from_bytes(&page.as_bytes()[..1023]).is_none());
+        for (version, is_page) in [(0, false), (1, true), (2, true), (u16::MAX, true)] {
+            page.version = version.into();
+            assert_eq!(PoolStatistics::from_bytes(page.as_bytes()).is_some(), is_page, "version {version}");
+        }
         // Hostile: more devices than there is room for, a name that is cut within a character.
         page.members = u16::MAX.into();
         page.name = [b'x'; 64];

@@ -101,6 +101,17 @@ impl StripeHeader {
     /// The header page; `body`, at most [`Self::ROOM`] bytes, stands behind the header.
     #[must_use]
     pub fn encode(&self, body: &[u8]) -> Vec<u8> {
+        let mut page = vec![0; PAGE];
+        let body = body.get(..body.len().min(BODY_LEN)).unwrap_or_default();
+        page[HEADER_LEN..HEADER_LEN + body.len()].copy_from_slice(body);
+        self.write(&mut page);
+        page
+    }
+
+    /// Completes a header page whose body is in its place already: writes what stands before and behind it. No effect on less
+    /// than a page.
+    pub fn write(&self, page: &mut [u8]) {
+        let Some(page) = page.get_mut(..PAGE) else { return };
         let mut raw = Raw::new_zeroed();
         raw.magic = MAGIC;
         raw.version = (VERSION as u16).into();
@@ -126,12 +137,8 @@ impl StripeHeader {
         for (to, from) in raw.column_crc.iter_mut().zip(self.column_crc) {
             *to = from.into();
         }
-        let mut page = Vec::with_capacity(PAGE);
-        page.extend_from_slice(raw.as_bytes());
-        page.extend_from_slice(body.get(..body.len().min(BODY_LEN)).unwrap_or_default());
-        page.resize(PAGE, 0);
-        seal(&mut page);
-        page
+        page[..HEADER_LEN].copy_from_slice(raw.as_bytes());
+        seal(page);
     }
 
     /// Decodes a page.

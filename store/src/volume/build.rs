@@ -64,15 +64,22 @@ pub(super) fn paged(scratch: &Pool, bytes: &[u8]) -> Option<SharedBuf> {
     Some(buf.freeze())
 }
 
-/// Builds a stripe of `header.width` columns of `header.rows` pages from its stream, with `body` in the header page.
-/// `None` if `scratch` has no memory for it now.
+/// A page of zeros to write to; `None` if `scratch` has no memory for it now.
+pub(super) fn blank(scratch: &Pool) -> Option<PoolBuf> {
+    let mut page = scratch.alloc(PAGE)?;
+    page.fill(0);
+    Some(page)
+}
+
+/// Builds a stripe of `header.width` columns of `header.rows` pages from its stream. `page` becomes the header page: what is to
+/// stand behind the header is there already. `None` if `scratch` has no memory for it now.
 pub(super) fn build(
     geometry: &Geometry,
     code: &dyn ErasureCode,
     scratch: &Pool,
     zeros: &Zeros,
     mut header: StripeHeader,
-    body: &[u8],
+    mut page: PoolBuf,
     stream: &[Piece],
 ) -> Option<Built> {
     let rows = header.rows as usize;
@@ -96,8 +103,8 @@ pub(super) fn build(
         columns.push(vec![buf]);
     }
     columns.resize(geometry.width(), Vec::new());
-    let header_page = paged(scratch, &header.encode(body))?;
-    Some(Built { header, header_page, columns })
+    header.write(&mut page);
+    Some(Built { header, header_page: page.freeze(), columns })
 }
 
 fn pieces_crc(pieces: &[SharedBuf]) -> u32 {

@@ -112,6 +112,7 @@ impl Volume {
             Job::Store { id, slot, key, options, value } => match self.admit_store(slot, &key, options, value.len()) {
                 Ok(old) => {
                     let pooled = value.capacity() as u64;
+                    self.stats.store_copied_bytes += value.copied();
                     let content = Content::Value(value.freeze(), pooled);
                     self.start(Change { slot, key, content, origin: Origin::Host(id, old) });
                 }

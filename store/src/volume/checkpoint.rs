@@ -10,7 +10,7 @@ use kvof_kv::Key;
 
 use super::{
     OpenError, Phase, Progress, Volume,
-    build::{Piece, build, paged},
+    build::{Piece, blank, build, paged},
     group::{ENTRY_COST, Group, GroupState, cost},
     place::{self, Found},
     recover::Unsealed,
@@ -118,7 +118,8 @@ impl Volume {
             header.width = pages.div_ceil(rows) as u8;
             header.used = piece.len() as u32;
             let stream = [Piece::Bytes(bytes)];
-            let Some(built) = build(&geometry, &self.code, &self.scratch, &self.zeros, header, &[], &stream) else {
+            let Some(page) = blank(&self.scratch) else { return Ok(None) };
+            let Some(built) = build(&geometry, &self.code, &self.scratch, &self.zeros, header, page, &stream) else {
                 return Ok(None);
             };
             self.write_now(io, &built);

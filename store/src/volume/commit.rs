@@ -7,7 +7,7 @@ use kvof_kv::KvError;
 
 use super::{
     Durability, Op, RESERVED_GROUPS, Volume,
-    build::{Built, Piece, build},
+    build::{Built, Piece, blank, build, paged},
     change::{Change, Content, Origin},
     group::{Group, GroupState, footer_rows},
     layout::{LARGE, Layout, Spot, layout},
@@ -243,8 +243,10 @@ impl Volume {
         }
         let Some(open) = &self.open else { return Err(batch) };
         let (group, row) = (open.group, open.row);
-        let Some(built) = self.build_data(&batch, &layout, group, row) else { return Err(batch) };
-        let (built, entries) = built;
+        let mut copied = 0;
+        let built = self.build_data(&batch, &layout, (group, row), &mut copied);
+        self.stats.store_copied_bytes += copied;
+        let Some((built, entries)) = built else { return Err(batch) };
         let media = batch.iter().any(|change| match change.origin {
             Origin::Move(_) => true,
             Origin::Host(..) => self.attached(change.slot).is_none_or(|a| a.durability == Durability::Media),
@@ -288,11 +290,20 @@ impl Volume {
 
     /// The header page that says that a group was freed; `None` if there is no memory for it now.
     pub(super) fn freed_page(&self, group: u32, row: u32) -> Option<SharedBuf> {
-        super::build::paged(&self.scratch, &self.header(StripeKind::Freed, group, row).encode(&[]))
+        let mut page = blank(&self.scratch)?;
+        self.header(StripeKind::Freed, group, row).write(&mut page);
+        Some(page.freeze())
     }
 
-    /// Builds a stripe of records; `None` if there is no memory for it now.
-    fn build_data(&self, batch: &[Change], layout: &Layout, group: u32, row: u32) -> Option<(Built, Vec<Entry>)> {
+    /// Builds a stripe of records at this group and row; `None` if there is no memory for it now. Adds to `copied` the bytes of hosts'
+    /// values that had to be copied, also in vain.
+    fn build_data(
+        &self,
+        batch: &[Change],
+        layout: &Layout,
+        (group, row): (u32, u32),
+        copied: &mut u64,
+    ) -> Option<(Built, Vec<Entry>)> {
         let geometry = self.geometry();
         let mut header = self.header(StripeKind::Data, group, row);
         header.rows = layout.rows;
@@ -318,7 +329,7 @@ impl Volume {
         };
         let mut packed = self.scratch.alloc(layout.packed)?;
         packed.fill(0);
-        let mut body = vec![0; if layout.rows == 0 { StripeHeader::ROOM } else { 0 }];
+        let mut page = blank(&self.scratch)?;
         let mut entries = Vec::with_capacity(batch.len());
         let mut large = Vec::new();
         for (n, (change, spot)) in batch.iter().zip(&layout.spots).enumerate() {
@@ -339,24 +350,30 @@ impl Volume {
             let value_crc = value.map_or(0, |value| crc32c(value));
             entry.crc = record_crc(value_crc, &context, &entry);
             if let Some(value) = value {
-                match *spot {
-                    Spot::Header(byte) => put(&mut body, byte - HEADER_LEN, value, &entry)?,
+                let moved = match *spot {
+                    Spot::Header(byte) => put(&mut page, byte, value, &entry)?,
                     Spot::Stream(at) if value.len() < LARGE => put(&mut packed, at as usize, value, &entry)?,
-                    Spot::Stream(at) => large.push((at, self.large_record(value, &entry)?)),
-                    Spot::None => {}
+                    Spot::Stream(at) => {
+                        let (record, moved) = self.large_record(value, &entry)?;
+                        large.push((at, record));
+                        moved
+                    }
+                    Spot::None => 0,
+                };
+                if matches!(change.origin, Origin::Host(..)) {
+                    *copied += moved as u64;
                 }
             }
             entries.push(entry);
         }
         let mut bytes = Vec::with_capacity(entries.len() * ENTRY_LEN);
         entries.iter().for_each(|entry| entry.encode(&mut bytes));
-        let target: &mut [u8] = if StripeHeader::entries_inline(header.entries) {
-            body.resize(body.len().max(bytes.len()), 0);
-            &mut body
+        let target = if StripeHeader::entries_inline(header.entries) {
+            page.get_mut(HEADER_LEN..HEADER_LEN + bytes.len())
         } else {
-            &mut packed
+            packed.get_mut(..bytes.len())
         };
-        target.get_mut(..bytes.len())?.copy_from_slice(&bytes);
+        target?.copy_from_slice(&bytes);
         let mut stream = Vec::with_capacity(1 + 3 * large.len());
         let mut at = layout.packed as u64;
         if layout.packed > 0 {
@@ -370,20 +387,21 @@ impl Volume {
             stream.push(Piece::Bytes(value));
             stream.push(Piece::Bytes(tail));
         }
-        let built = build(&geometry, &self.code, &self.scratch, &self.zeros, header, &body, &stream)?;
+        let built = build(&geometry, &self.code, &self.scratch, &self.zeros, header, page, &stream)?;
         Some((built, entries))
     }
 
-    /// A large record: its whole pages from where they were received, and the rest with the trailer.
-    fn large_record(&self, value: &SharedBuf, entry: &Entry) -> Option<[SharedBuf; 2]> {
+    /// A large record: its whole pages from where they were received, and the rest, which is copied, with the trailer; and how much of
+    /// the value that rest has.
+    fn large_record(&self, value: &SharedBuf, entry: &Entry) -> Option<([SharedBuf; 2], usize)> {
         let whole = value.len() / PAGE * PAGE;
         let mut tail = self.scratch.alloc(record_len(entry.len).next_multiple_of(PAGE) - whole)?;
         tail.fill(0);
-        put(&mut tail, 0, value.get(whole..)?, &Entry { len: entry.len - whole as u32, ..*entry })?;
+        let rest = put(&mut tail, 0, value.get(whole..)?, &Entry { len: entry.len - whole as u32, ..*entry })?;
         // `put` was told the length of the rest: the trailer's own field has the whole.
         let at = trailer_at(entry.len) - whole;
         tail.get_mut(at..at + TRAILER_LEN)?.copy_from_slice(zerocopy::IntoBytes::as_bytes(&entry.trailer()));
-        Some([value.slice(..whole)?, tail.freeze()])
+        Some(([value.slice(..whole)?, tail.freeze()], rest))
     }
 
     /// Whether a stripe of `rows` rows with `entries` entries fits: in the open group, or in another that is opened for it if at
@@ -481,8 +499,9 @@ impl Volume {
         header.entries = entries.len() as u32;
         header.stripes = state.stripes.len() as u32;
         header.used = state.used;
-        let stream = [Piece::Bytes(super::build::paged(&self.scratch, &bytes)?)];
-        build(&geometry, &self.code, &self.scratch, &self.zeros, header, &[], &stream)
+        let stream = [Piece::Bytes(paged(&self.scratch, &bytes)?)];
+        let page = blank(&self.scratch)?;
+        build(&geometry, &self.code, &self.scratch, &self.zeros, header, page, &stream)
     }
 
     /// Sends a stripe to the devices.
@@ -664,10 +683,10 @@ fn moved_from(change: &Change) -> crate::index::Meta {
     }
 }
 
-/// Puts a value and its trailer at `at`.
-fn put(target: &mut [u8], at: usize, value: &[u8], entry: &Entry) -> Option<()> {
+/// Puts a value and its trailer at `at`; the bytes of the value.
+fn put(target: &mut [u8], at: usize, value: &[u8], entry: &Entry) -> Option<usize> {
     target.get_mut(at..at + value.len())?.copy_from_slice(value);
     let trailer = at + trailer_at(entry.len);
     target.get_mut(trailer..trailer + TRAILER_LEN)?.copy_from_slice(zerocopy::IntoBytes::as_bytes(&entry.trailer()));
-    Some(())
+    Some(value.len())
 }

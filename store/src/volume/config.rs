@@ -223,6 +223,13 @@ pub struct VolumeStats {
     pub table_bytes: u64,
     /// Bytes of values that hosts stored.
     pub stored_bytes: u64,
+    /// Bytes of hosts' values that the processor copied between the socket and the devices, small values and the last parts of large
+    /// ones among them; what the kernel copies out of the socket does not count, nor what cleaning moves.
+    pub store_copied_bytes: u64,
+    /// Bytes of values that hosts retrieved.
+    pub retrieved_bytes: u64,
+    /// Bytes that the processor copied between the devices, or the memory tier, and the socket: only where a device is lost.
+    pub retrieve_copied_bytes: u64,
     /// Bytes written to devices, parity and headers included.
     pub written_bytes: u64,
     /// Bytes read from devices.

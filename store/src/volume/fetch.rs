@@ -93,6 +93,7 @@ impl Volume {
             if let Some(ahead) = &mut self.ahead {
                 ahead.on_retrieve(&tier_key);
             }
+            self.stats.retrieved_bytes += value.len() as u64;
             self.done.push_back((id, Ok(KvOutcome::Retrieved(value))));
             return true;
         }
@@ -326,14 +327,17 @@ impl Volume {
         if read.len() < width {
             return self.give_up(id);
         }
+        let for_host = fetch.why != Why::Move;
         for wrong in 0..=spare.min(geometry.m()) {
             let mut choice: Vec<usize> = (0..wrong).collect();
             loop {
                 let present: Vec<(usize, &[u8])> =
                     read.iter().enumerate().filter(|(n, _)| !choice.contains(n)).map(|(_, column)| *column).collect();
-                if self.assemble(id, &present, width, row, rows, &mut out)
-                    && self.verify(id, out.get(fetch.byte..).unwrap_or_default())
-                {
+                let assembled = self.assemble(id, &present, width, (row, rows), &mut out);
+                if for_host {
+                    self.stats.retrieve_copied_bytes += assembled.unwrap_or(0) as u64;
+                }
+                if assembled.is_some() && self.verify(id, out.get(fetch.byte..).unwrap_or_default()) {
                     let (byte, memory) = (fetch.byte, out.capacity() as u64);
                     return self.deliver(id, &out.freeze(), byte, memory);
                 }
@@ -345,36 +349,34 @@ impl Volume {
         self.give_up(id);
     }
 
-    /// Puts the record's pages together from the columns that are taken for right.
+    /// Puts the record's pages together from the columns that are taken for right: the bytes that were copied for it, or `None` if it
+    /// cannot be.
     fn assemble(
         &self,
         id: usize,
         present: &[(usize, &[u8])],
         width: usize,
-        row: u32,
-        rows: u32,
+        (row, rows): (u32, u32),
         out: &mut [u8],
-    ) -> bool {
-        let Some(fetch) = self.fetches.get(id) else { return false };
-        let mut at = 0;
+    ) -> Option<usize> {
+        let fetch = self.fetches.get(id)?;
+        let (mut at, mut copied) = (0, 0);
         for span in &fetch.spans {
             let from = (span.row - row) as usize * PAGE;
             let len = span.pages as usize * PAGE;
-            let Some(target) = out.get_mut(at..at + len) else { return false };
+            let target = out.get_mut(at..at + len)?;
             at += len;
             if let Some((_, bytes)) = present.iter().find(|(column, _)| *column == span.column) {
-                let Some(bytes) = bytes.get(from..from + len) else { return false };
-                target.copy_from_slice(bytes);
+                target.copy_from_slice(bytes.get(from..from + len)?);
+                copied += len;
                 continue;
             }
             debug_assert!(from + len <= rows as usize * PAGE);
             let slices: Vec<(usize, &[u8])> =
                 present.iter().filter_map(|(column, bytes)| Some((*column, bytes.get(from..from + len)?))).collect();
-            if self.code.reconstruct(width, &slices, &mut [(span.column, target)]).is_err() {
-                return false;
-            }
+            self.code.reconstruct(width, &slices, &mut [(span.column, target)]).ok()?;
         }
-        true
+        Some(copied)
     }
 
     fn want_repair(&mut self, id: usize) {
@@ -436,6 +438,7 @@ impl Volume {
         let meta = self.meta(fetch.slot, &fetch.key);
         let same = meta.is_some_and(|meta| place::find(&geometry, meta) == Found::Value(fetch.place));
         for op in &fetch.waiters {
+            self.stats.retrieved_bytes += value.len() as u64;
             self.done.push_back((*op, Ok(KvOutcome::Retrieved(value.clone()))));
         }
         if fetch.why == Why::Move {

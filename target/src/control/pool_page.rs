@@ -40,6 +40,9 @@ fn page(pool: &PoolStatus) -> PoolStatistics {
     page.groups = u64::from(total.groups).into();
     page.groups_free = u64::from(total.groups_free).into();
     page.stored_bytes = total.stored_bytes.into();
+    page.store_copied_bytes = total.store_copied_bytes.into();
+    page.retrieved_bytes = total.retrieved_bytes.into();
+    page.retrieve_copied_bytes = total.retrieve_copied_bytes.into();
     page.written_bytes = total.written_bytes.into();
     page.read_bytes = total.read_bytes.into();
     page.moved_bytes = total.moved_bytes.into();

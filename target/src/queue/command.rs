@@ -64,6 +64,21 @@ impl Landing {
         }
     }
 
+    /// Copies received bytes to `at`, which a pool buffer counts; false, with no effect, if there is no room for them.
+    pub fn copy_in(&mut self, at: usize, from: &[u8]) -> bool {
+        match self {
+            Self::Pool(buf) => buf.copy_in(at, from),
+            // What lands here is copied once more, and counted twice then.
+            Self::Heap(bytes) => match bytes.get_mut(at..at.saturating_add(from.len())) {
+                Some(place) => {
+                    place.copy_from_slice(from);
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+
     /// The place to fill.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         match self {

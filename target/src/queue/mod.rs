@@ -361,7 +361,7 @@ impl Queue {
             },
             Stage::Spilled { bytes, then } => match cx.pool.alloc(bytes.len()) {
                 Some(mut buf) => {
-                    buf.copy_from_slice(&bytes);
+                    unspill(&mut buf, &bytes);
                     self.submit(cx, index, then, buf)
                 }
                 None => {
@@ -537,7 +537,7 @@ impl Queue {
                 if self.starved.is_empty()
                     && let Some(mut buf) = cx.pool.alloc(bytes.len())
                 {
-                    buf.copy_from_slice(&bytes);
+                    unspill(&mut buf, &bytes);
                     return self.submit(cx, index, then, buf);
                 }
                 self.set_stage(index, Stage::Spilled { bytes, then });
@@ -669,6 +669,12 @@ impl Promise {
         // SQSIZE is 0's based.
         (connect.sqsize.get() >= self.entries).then_some(ConnectError::command(44))
     }
+}
+
+/// Moves to the pool what was received when it was empty: it was copied to the heap, and now again.
+fn unspill(buf: &mut PoolBuf, bytes: &[u8]) {
+    buf.count_copied(bytes.len());
+    buf.copy_in(0, bytes);
 }
 
 /// Whether a Fabrics command of this type carries data to the controller.

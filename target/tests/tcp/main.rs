@@ -1,5 +1,6 @@
 //! The NVMe/TCP target on real sockets: good hosts, bad hosts and absent ones, against the running reactor.
 
+mod copies;
 mod cores;
 mod data;
 mod flood;

@@ -143,6 +143,12 @@ struct Pool {
     written_bytes: u64,
     /// Bytes written to devices for each byte stored. None: nothing was stored.
     write_amplification: Option<f64>,
+    retrieved_bytes: u64,
+    /// Bytes that the target's processor copied for each byte stored, between network and devices. None: nothing was stored, or the target
+    /// does not count it.
+    copied_per_byte_stored: Option<f64>,
+    /// The same for each byte retrieved.
+    copied_per_byte_retrieved: Option<f64>,
     tier_used: u64,
     tier_limit: u64,
     /// None: nothing was read.
@@ -322,6 +328,7 @@ impl Pool {
         let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
         let flags = page.flags();
         let running = |flag, done, of| flags.contains(flag).then_some((done, of));
+        let counts_copies = page.version.get() >= 2;
         let (hits, misses) = (page.tier_hits.get(), page.tier_misses.get());
         Self {
             name: page.name().to_owned(),
@@ -336,6 +343,10 @@ impl Pool {
             stored_bytes: page.stored_bytes.get(),
             written_bytes: page.written_bytes.get(),
             write_amplification: ratio(page.written_bytes.get(), page.stored_bytes.get()),
+            retrieved_bytes: page.retrieved_bytes.get(),
+            copied_per_byte_stored: ratio(page.store_copied_bytes.get(), page.stored_bytes.get())
+                .filter(|_| counts_copies),
+            copied_per_byte_retrieved: ratio(page.retrieve_copied_bytes.get(), page.retrieved_bytes.get()),
             tier_used: page.tier_used.get(),
             tier_limit: page.tier_limit.get(),
             tier_hit_rate: ratio(hits, hits.saturating_add(misses)),
@@ -390,6 +401,14 @@ impl Pool {
                 format!("{} of {}, hit rate {:.1}%", size(self.tier_used), size(limit), rate * 100.0)
             }
         };
+        let copies = match (self.copied_per_byte_stored, self.copied_per_byte_retrieved) {
+            (None, None) => "not known yet".to_owned(),
+            (stored, retrieved) => {
+                let each = [(stored, "stored"), (retrieved, "retrieved")];
+                let each = each.map(|(ratio, what)| ratio.map(|ratio| format!("{ratio:.3} for each byte {what}")));
+                each.into_iter().flatten().collect::<Vec<_>>().join(", ")
+            }
+        };
         let health = match (self.read_only, self.degraded) {
             (true, _) => "takes no more changes",
             (false, true) => "degraded",
@@ -404,6 +423,7 @@ impl Pool {
             .field("capacity", format_args!("{}, {} in use", size(self.capacity), percent(self.live, self.capacity)))
             .field("index", index)
             .field("write amplification", amplification)
+            .field("bytes copied", copies)
             .field("memory tier", tier);
         if let Some(progress) = running(self.rebuild) {
             section = section.field("rebuild", progress);
@@ -582,6 +602,7 @@ mod tests {
         (page.rebuild_done, page.rebuild_of) = (1.into(), 4.into());
         (page.keys, page.index_bytes) = (10_000.into(), 298_000.into());
         (page.stored_bytes, page.written_bytes) = (1000.into(), 1300.into());
+        (page.version, page.store_copied_bytes, page.retrieved_bytes) = (2.into(), 4.into(), 77.into());
         (page.tier_hits, page.tier_misses, page.tier_limit) = (3.into(), 1.into(), 4096.into());
         for (member, state) in
             page.member.iter_mut().zip([PoolMemberState::LIVE, PoolMemberState::REBUILDING, PoolMemberState(77)])
@@ -591,7 +612,15 @@ mod tests {
         let pool = Pool::new(&page);
         assert_eq!(pool.devices(), "1 live, 1 being filled (1), 1 in an unknown state (2)");
         let text = pool.section().to_string();
-        for part in ["flash", "29.8 B/key", "1.30, ", "hit rate 75.0%", "degraded", "25.0%"] {
+        for part in [
+            "flash",
+            "29.8 B/key",
+            "1.30, ",
+            "0.004 for each byte stored, 0.000 for each byte retrieved",
+            "hit rate 75.0%",
+            "degraded",
+            "25.0%",
+        ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         let empty = Pool::new(&PoolStatistics::zeroed()).section().to_string();

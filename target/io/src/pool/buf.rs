@@ -19,7 +19,8 @@ pub struct PoolBuf {
 
 struct Memory {
     chunk: Chunk,
-    class: usize,
+    class: u32,
+    copied: u32,
     home: Arc<Shard>,
 }
 
@@ -30,7 +31,8 @@ impl PoolBuf {
 
     pub(super) fn new(chunk: Chunk, len: usize, class: usize, home: Arc<Shard>) -> Self {
         let len = len.min(chunk.size);
-        Self { memory: Some(Memory { chunk, class, home }), len }
+        // There are a few hundred classes.
+        Self { memory: Some(Memory { chunk, class: class as u32, copied: 0, home }), len }
     }
 
     /// Bytes of memory behind the buffer: the length rounded up to its size class, 0 for an empty buffer.
@@ -63,6 +65,28 @@ impl PoolBuf {
             tail.fill(0);
         }
         true
+    }
+
+    /// Copies `bytes` to `at`, and counts them as [`copied`](Self::copied); false, with no effect, if they do not lie within the length.
+    pub fn copy_in(&mut self, at: usize, bytes: &[u8]) -> bool {
+        let end = at.saturating_add(bytes.len());
+        let Some(place) = self.get_mut(at..end) else { return false };
+        place.copy_from_slice(bytes);
+        self.count_copied(bytes.len());
+        true
+    }
+
+    /// Counts bytes that were copied elsewhere on their way to this buffer.
+    pub fn count_copied(&mut self, bytes: usize) {
+        if let Some(memory) = &mut self.memory {
+            memory.copied = memory.copied.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Bytes that the processor copied on their way to this buffer since it was allocated: a byte that was copied twice counts twice, and
+    /// what the kernel or a device put here does not count. 0 when every byte was received in its place.
+    pub fn copied(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |memory| memory.copied.into())
     }
 
     /// Makes the contents immutable and shareable, without copying.
@@ -111,8 +135,8 @@ impl AsRef<[u8]> for PoolBuf {
 
 impl Drop for PoolBuf {
     fn drop(&mut self) {
-        if let Some(Memory { chunk, class, home }) = self.memory.take() {
-            home.give_back(chunk, class);
+        if let Some(Memory { chunk, class, home, .. }) = self.memory.take() {
+            home.give_back(chunk, class as usize);
         }
     }
 }

@@ -338,15 +338,15 @@ impl Connection {
 
     /// Copies data that came in the capsule to where the command wants it.
     fn place(&mut self, index: CommandIndex, bytes: Option<&[u8]>) -> Result<(), Status> {
-        let landing = self.queue.landing(index).map(Landing::as_mut_slice);
-        match (bytes, landing) {
-            (Some(bytes), Some(landing)) if landing.len() == bytes.len() => {
-                landing.copy_from_slice(bytes);
+        match (bytes, self.queue.landing(index)) {
+            (Some(bytes), Some(landing)) if landing.as_slice().len() == bytes.len() => {
+                landing.copy_in(0, bytes);
                 Ok(())
             }
             // The SGL was checked to lie in the capsule, so that this does not happen.
             (bytes, landing) => {
-                debug_assert!(false, "data of {:?} bytes for {:?}", bytes.map(<[u8]>::len), landing.map(|l| l.len()));
+                let room = landing.map(|landing| landing.as_slice().len());
+                debug_assert!(false, "data of {:?} bytes for {room:?}", bytes.map(<[u8]>::len));
                 Err(Status::INTERNAL_ERROR)
             }
         }

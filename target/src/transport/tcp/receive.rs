@@ -18,7 +18,7 @@ use super::{
     transfer::{R2T_SLOTS, Transfer, TransferError},
 };
 use crate::{
-    queue::{CommandIndex, Cx, HostData, Step},
+    queue::{CommandIndex, Cx, HostData, Landing, Step},
     transport::CloseReason,
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Rx {
     fatal: Option<Fatal>,
     /// Whole and begun PDUs that wait until the host has taken answers; not empty only between PDUs.
     backlog: Vec<u8>,
+    /// How often what is being handled was copied to the backlog before.
+    recopied: usize,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,7 @@ impl Rx {
             frame: None,
             fatal: None,
             backlog: Vec::new(),
+            recopied: 0,
         }
     }
 
@@ -129,7 +132,12 @@ impl Connection {
     pub fn resume(&mut self, cx: &mut Cx<'_>) {
         if !self.rx.backlog.is_empty() && self.wants_receive() {
             let backlog = std::mem::take(&mut self.rx.backlog);
+            self.rx.recopied += 1;
             self.handle_received(cx, 0, &backlog);
+            // What has gone back is handled next, and nothing is received before.
+            if self.rx.backlog.is_empty() {
+                self.rx.recopied = 0;
+            }
         }
     }
 
@@ -375,9 +383,10 @@ impl Connection {
         let at = data.at as usize;
         if placed > 0
             && let Some(landing) = self.queue.landing(data.command)
-            && let Some(place) = landing.as_mut_slice().get_mut(at..at + mine.len())
+            && landing.copy_in(at, mine)
+            && let Landing::Pool(buf) = landing
         {
-            place.copy_from_slice(mine);
+            buf.count_copied(self.rx.recopied * mine.len());
         }
         data.at += placed;
         data.take -= placed;
