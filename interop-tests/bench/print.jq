@@ -1,11 +1,6 @@
 # A summary of tables.jq as Markdown.
 
-def size: if . >= 1048576 then "\(. / 1048576) MiB" else "\(. / 1024) KiB" end;
-def two: if . == null then "" else (. * 100 | round) as $n | "\($n / 100 | floor).\(($n % 100 + 100 | tostring)[1:])" end;
-def rate: if . >= 10000 then "\(. / 1000 | round) K" elif . >= 1000 then "\((. / 100 | round) / 10) K" else "\(round)" end;
-def micros: if . < 100 then "\((. * 10 | round) / 10)" else "\(round)" end;
-
-def range: "\(.least | two) – \(.most | two)";
+include "common";
 
 "### Ratios (above 1 the first is faster)\n",
 "| | where | size | depth | op/s | least – most | p50 | least – most |",

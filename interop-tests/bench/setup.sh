@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what `make bench` compares with and what makes its tables. Quick when nothing is missing.
+# Installs what `make bench` and `make bench-peers` compare with and what makes its tables. Quick when nothing is missing.
 set -eu
 missing=
-for pair in fio:fio db_bench:rocksdb-tools iperf3:iperf3 jq:jq; do
+for pair in fio:fio db_bench:rocksdb-tools iperf3:iperf3 jq:jq redis-benchmark:redis-tools; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 [ -n "$missing" ] || exit 0

@@ -2,8 +2,8 @@
 # ratios of each round: of operations a second, and of the median latencies, which preemption by other programs hardly touches.
 # {results: [...], ratios: [...], cpu: [...]}
 
-def median: sort | if length == 0 then null elif length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
-def spread(f): map(f | select(. != null)) | { median: median, least: min, most: max };
+include "common";
+
 def cell: [.where, .target, .op, .size, .depth, .digests];
 
 # ratios(what; top; bottom; depth_counts): top and bottom select measurements of the same round, place, size
