@@ -8,11 +8,17 @@ use kvof_spec::feature::{FeatureId, KvConfiguration};
 use kvof_spec::identify::Cns;
 use kvof_spec::{Csi, Status};
 
-use crate::{Error, KvNamespace, RawCompletion, Result, Retrieved, executor};
+use crate::{Controller, Error, KvNamespace, RawCompletion, Result, Retrieved, executor};
 
 /// Runs `future` to its end; the calling thread sleeps meanwhile. Not for use inside an async executor.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     executor::block_on(future)
+}
+
+/// Runs `future` to its end on the calling thread, which never sleeps: meanwhile it drives the I/O queues of `controller` by
+/// [`Controller::progress`]. For a thread with a processor of its own, which wants answers as soon as they are there.
+pub fn block_on_polling<F: Future>(controller: &Controller, future: F) -> F::Output {
+    executor::spin_on(|| controller.progress(), future)
 }
 
 /// A KV namespace with blocking operations, which copy values to and from the caller's slices.
@@ -20,6 +26,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 pub struct BlockingKv {
     namespace: KvNamespace,
     name: String,
+    polls: bool,
 }
 
 impl BlockingKv {
@@ -28,7 +35,17 @@ impl BlockingKv {
     pub fn new(namespace: KvNamespace) -> Self {
         let controller = namespace.controller();
         let name = format!("namespace {} of {} at {}", namespace.nsid(), controller.subnqn(), controller.address());
-        Self { namespace, name }
+        Self { namespace, name, polls: false }
+    }
+
+    /// The same for a thread that never sleeps; see [`block_on_polling`].
+    #[must_use]
+    pub fn polling(self) -> Self {
+        Self { polls: true, ..self }
+    }
+
+    fn wait<F: Future>(&self, future: F) -> F::Output {
+        if self.polls { block_on_polling(self.namespace.controller(), future) } else { block_on(future) }
     }
 
     /// The namespace, for operations with buffers of your own.
@@ -42,7 +59,7 @@ impl BlockingKv {
     /// # Errors
     /// As there.
     pub fn store(&self, key: Key, value: &[u8], options: StoreOptions) -> Result<()> {
-        block_on(self.namespace.store(key, value.to_vec(), options)).0
+        self.wait(self.namespace.store(key, value.to_vec(), options)).0
     }
 
     /// See [`KvNamespace::retrieve_vec`].
@@ -50,7 +67,7 @@ impl BlockingKv {
     /// # Errors
     /// As there.
     pub fn retrieve(&self, key: Key) -> Result<Vec<u8>> {
-        block_on(self.namespace.retrieve_vec(key))
+        self.wait(self.namespace.retrieve_vec(key))
     }
 
     /// See [`KvNamespace::retrieve`].
@@ -58,7 +75,7 @@ impl BlockingKv {
     /// # Errors
     /// As there.
     pub fn retrieve_into(&self, key: Key, buffer: &mut [u8]) -> Result<Retrieved> {
-        let (result, filled) = block_on(self.namespace.retrieve(key, vec![0u8; buffer.len()]));
+        let (result, filled) = self.wait(self.namespace.retrieve(key, vec![0u8; buffer.len()]));
         let found = result?;
         copy_prefix(buffer, &filled, found.filled as usize);
         Ok(found)
@@ -69,7 +86,7 @@ impl BlockingKv {
     /// # Errors
     /// As there.
     pub fn delete(&self, key: Key) -> Result<()> {
-        block_on(self.namespace.delete(key))
+        self.wait(self.namespace.delete(key))
     }
 
     /// See [`KvNamespace::exist`].
@@ -77,7 +94,7 @@ impl BlockingKv {
     /// # Errors
     /// As there.
     pub fn exist(&self, key: Key) -> Result<bool> {
-        block_on(self.namespace.exist(key))
+        self.wait(self.namespace.exist(key))
     }
 
     /// See [`KvNamespace::list`].
@@ -85,7 +102,7 @@ impl BlockingKv {
     /// # Errors
     /// As there.
     pub fn list(&self, start: Option<Key>) -> Result<Vec<Key>> {
-        block_on(self.namespace.list(start))
+        self.wait(self.namespace.list(start))
     }
 }
 
@@ -101,10 +118,10 @@ impl KvPort for BlockingKv {
 
     fn execute(&self, command: &KvCommand, data: Data<'_>) -> Result<Reply, PortError> {
         let completion = match data {
-            Data::None => block_on(self.namespace.submit(command)),
-            Data::Out(value) => block_on(self.namespace.submit_out(command, value.to_vec())).0,
+            Data::None => self.wait(self.namespace.submit(command)),
+            Data::Out(value) => self.wait(self.namespace.submit_out(command, value.to_vec())).0,
             Data::In(buffer) => {
-                let (result, filled) = block_on(self.namespace.submit_in(command, buffer.to_vec()));
+                let (result, filled) = self.wait(self.namespace.submit_in(command, buffer.to_vec()));
                 if let Ok(RawCompletion { received, .. }) = result {
                     copy_prefix(buffer, &filled, received as usize);
                 }
@@ -119,7 +136,7 @@ impl KvPort for BlockingKv {
         let value = KvConfiguration::default().with_ednek(on).0;
         let set =
             self.namespace.controller().set_feature(FeatureId::KEY_VALUE_CONFIGURATION, self.namespace.nsid(), value);
-        Some(match block_on(set) {
+        Some(match self.wait(set) {
             Ok(_) => Ok(Status::SUCCESS),
             Err(Error::Status { status, .. }) => Ok(status),
             Err(error) => Err(failed(error)),
@@ -128,12 +145,12 @@ impl KvPort for BlockingKv {
 
     fn admin_get_ednek(&self) -> Option<Result<bool, PortError>> {
         let get = self.namespace.controller().get_feature(FeatureId::KEY_VALUE_CONFIGURATION, self.namespace.nsid());
-        Some(block_on(get).map(|value| KvConfiguration(value).ednek()).map_err(failed))
+        Some(self.wait(get).map(|value| KvConfiguration(value).ednek()).map_err(failed))
     }
 
     fn admin_identify_namespace(&self) -> Option<Result<Vec<u8>, PortError>> {
         let identify = self.namespace.controller().identify(Cns::IOCS_NAMESPACE, self.namespace.nsid(), Csi::KV);
-        Some(block_on(identify).map_err(failed))
+        Some(self.wait(identify).map_err(failed))
     }
 }
 

@@ -1,13 +1,19 @@
-//! The thread of one connection, whatever the transport: moves commands between the queue and its [`Port`], watches the
+//! What drives one connection, whatever the transport: moves commands between the queue and its [`Port`], watches the
 //! clock, spins and sleeps. What moves on the wire is the transport's [`Line`]; it makes no decision about the protocol
 //! either.
+//!
+//! A connection has a thread, which drives it unless a caller does so ([`Drive`]): as long as callers come regularly, the
+//! thread stands by and only looks now and then whether they still do.
 
 use std::{
     collections::VecDeque,
     net::{SocketAddr, ToSocketAddrs},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    thread,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -24,6 +30,15 @@ use crate::{
     queue::{Answer, Command, HostQueue},
 };
 
+/// How long a queue's thread leaves the driving to a caller who was there a moment ago.
+const STANDBY: Duration = Duration::from_millis(1);
+
+/// A connection that callers may drive.
+pub(crate) trait Drive: Send + Sync {
+    /// Moves what can be moved without waiting; gives whether anything was.
+    fn progress(&self) -> bool;
+}
+
 /// A connection to be made, and how to drive it; `S` is what the transport wants to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Link<S> {
@@ -38,7 +53,7 @@ pub(crate) struct Link<S> {
 }
 
 /// A connection of one transport, and the queue on it.
-pub(crate) trait Line: Sized {
+pub(crate) trait Line: Sized + Send + 'static {
     /// What it has to know to connect.
     type Settings: Send + 'static;
     /// The queue.
@@ -105,7 +120,13 @@ pub(crate) fn spawn<L: Line>(link: Link<L::Settings>, port: &Arc<Port>) -> Resul
                 pin(core);
             }
             let cause = match connect::<L>(&link, &port, &bell) {
-                Ok(line) => Driver::new(&link, line, &port, &bell).run(),
+                Ok(line) => {
+                    let wheel = Arc::new(Wheel::new(Driver::new(&link, line, &port, &bell)));
+                    port.set_drive(&bell, Arc::clone(&wheel) as Arc<dyn Drive>);
+                    let cause = wheel.run(link.busy_poll);
+                    port.clear_drive(&bell);
+                    cause
+                }
                 Err(cause) => cause,
             };
             port.disconnected(&bell, &cause);
@@ -167,71 +188,154 @@ pub(crate) fn wait(
     Ok(ready.any(|ready| ready))
 }
 
-struct Driver<'a, L> {
+/// A driver, and who has it.
+struct Wheel<L> {
+    driver: Mutex<Driver<L>>,
+    bell: Arc<Bell>,
+    /// The connection's own.
+    thread: Thread,
+    /// Times that a caller came.
+    visits: AtomicU64,
+    /// The thread sleeps, and has the driver.
+    asleep: AtomicBool,
+    /// The connection has ended; the rest is the thread's.
+    is_over: AtomicBool,
+}
+
+impl<L: Line> Drive for Wheel<L> {
+    fn progress(&self) -> bool {
+        if self.is_over.load(Ordering::Acquire) {
+            return false;
+        }
+        self.visits.fetch_add(1, Ordering::SeqCst);
+        let mut driver = match self.driver.try_lock() {
+            Ok(driver) => driver,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                // Woken, the thread sees that there was a visit, and stands by.
+                if self.asleep.swap(false, Ordering::SeqCst) {
+                    self.bell.ring();
+                }
+                return false;
+            }
+        };
+        let progress = driver.step();
+        if driver.has_ended() {
+            self.is_over.store(true, Ordering::Release);
+            self.thread.unpark();
+        }
+        progress
+    }
+}
+
+impl<L: Line> Wheel<L> {
+    fn new(driver: Driver<L>) -> Self {
+        Self {
+            bell: Arc::clone(&driver.bell),
+            driver: Mutex::new(driver),
+            thread: thread::current(),
+            visits: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Driver<L>> {
+        // Code that is not ours runs behind `catch_unwind`.
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drives the connection to its end and gives the reason; on the connection's own thread.
+    fn run(&self, busy_poll: Duration) -> ConnectionError {
+        let mut spin_until = Instant::now();
+        let mut seen = 0;
+        loop {
+            while !self.is_over.load(Ordering::Acquire) && self.visits.load(Ordering::SeqCst) != seen {
+                seen = self.visits.load(Ordering::SeqCst);
+                thread::park_timeout(STANDBY);
+            }
+            let mut driver = self.lock();
+            let progress = driver.step();
+            if driver.has_ended() {
+                self.is_over.store(true, Ordering::Release);
+                return driver.end();
+            }
+            if progress && busy_poll.is_zero() {
+                continue;
+            }
+            let now = Instant::now();
+            if progress {
+                spin_until = now + busy_poll;
+                continue;
+            }
+            if now < spin_until && driver.line.queue().is_busy() {
+                drop(driver);
+                std::hint::spin_loop();
+                continue;
+            }
+            self.asleep.store(true, Ordering::SeqCst);
+            // A visit before this was told nothing of the sleep.
+            if self.visits.load(Ordering::SeqCst) == seen
+                && let Err(cause) = driver.sleep(now)
+            {
+                driver.line.queue().fail(cause);
+            }
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A connection with its queue, and what is on its way between the queue and the port.
+struct Driver<L> {
     line: L,
-    port: &'a Port,
-    bell: &'a Arc<Bell>,
+    port: Arc<Port>,
+    bell: Arc<Bell>,
     connect_timeout: Duration,
     connect_deadline: Option<Instant>,
-    busy_poll: Duration,
     commands: VecDeque<(usize, Command)>,
     answers: Vec<(usize, Answer)>,
     limit: usize,
 }
 
-impl<'a, L: Line> Driver<'a, L> {
-    fn new(link: &Link<L::Settings>, line: L, port: &'a Port, bell: &'a Arc<Bell>) -> Self {
+impl<L: Line> Driver<L> {
+    fn new(link: &Link<L::Settings>, line: L, port: &Arc<Port>, bell: &Arc<Bell>) -> Self {
         Self {
             line,
-            port,
-            bell,
+            port: Arc::clone(port),
+            bell: Arc::clone(bell),
             connect_timeout: link.connect_timeout,
             connect_deadline: Instant::now().checked_add(link.connect_timeout),
-            busy_poll: link.busy_poll,
             commands: VecDeque::new(),
             answers: Vec::new(),
             limit: 0,
         }
     }
 
-    /// Runs the connection to its end and gives the reason.
-    fn run(mut self) -> ConnectionError {
-        let mut spin_until = Instant::now();
-        loop {
-            // A buffer is the caller's code. Should it panic, its connection fails and no other one hangs.
-            let progress = catch_unwind(AssertUnwindSafe(|| self.round())).unwrap_or_else(|_| {
-                self.line.queue().fail(ConnectionError::BufferPanicked);
-                false
-            });
-            if let Some(cause) = self.line.queue().ended() {
-                let cause = cause.clone();
-                // Those that are lost hear of it before the good-byes; the others have their buffers after them.
-                self.hand_out();
-                self.line.part();
-                self.hand_out();
-                return cause;
-            }
-            if progress && self.busy_poll.is_zero() {
-                continue;
-            }
-            let now = Instant::now();
-            if progress {
-                spin_until = now + self.busy_poll;
-                continue;
-            }
-            if now < spin_until && self.line.queue().is_busy() {
-                std::hint::spin_loop();
-                continue;
-            }
-            if let Err(cause) = self.sleep(now) {
-                self.line.queue().fail(cause);
-            }
-        }
+    /// Moves what can be moved; gives whether anything was. To be called until [`Self::has_ended`].
+    fn step(&mut self) -> bool {
+        // A buffer is the caller's code. Should it panic, its connection fails and no other one hangs.
+        catch_unwind(AssertUnwindSafe(|| self.round())).unwrap_or_else(|_| {
+            self.line.queue().fail(ConnectionError::BufferPanicked);
+            false
+        })
     }
 
-    /// Moves what can be moved; gives whether anything was.
+    fn has_ended(&mut self) -> bool {
+        self.line.queue().ended().is_some()
+    }
+
+    /// Ends the connection and gives the reason.
+    fn end(&mut self) -> ConnectionError {
+        let cause = self.line.queue().ended().cloned().unwrap_or(ConnectionError::ClosedByHost);
+        // Those that are lost hear of it before the good-byes; the others have their buffers after them.
+        self.hand_out();
+        self.line.part();
+        self.hand_out();
+        cause
+    }
+
     fn round(&mut self) -> bool {
-        if let Work::End(cause) = self.port.take(self.bell, &mut self.commands, false) {
+        if let Work::End(cause) = self.port.take(&self.bell, &mut self.commands, false) {
             self.line.queue().fail(cause);
         }
         let mut progress = !self.commands.is_empty();
@@ -252,8 +356,8 @@ impl<'a, L: Line> Driver<'a, L> {
         if queue.is_ready() && self.limit != usable {
             self.limit = usable;
             match self.connect_deadline.take() {
-                Some(_) => self.port.connected(self.bell, usable),
-                None => self.port.set_limit(self.bell, usable),
+                Some(_) => self.port.connected(&self.bell, usable),
+                None => self.port.set_limit(&self.bell, usable),
             }
         }
         if self.connect_deadline.is_some_and(|at| at <= Instant::now()) {
@@ -272,12 +376,12 @@ impl<'a, L: Line> Driver<'a, L> {
 
     /// Sleeps until there is something to do.
     fn sleep(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        match self.port.take(self.bell, &mut self.commands, true) {
+        match self.port.take(&self.bell, &mut self.commands, true) {
             Work::End(_) => return Ok(()),
             Work::Go if !self.commands.is_empty() => return Ok(()),
             Work::Go => {}
         }
         let deadline = [self.line.queue().poll_deadline(), self.connect_deadline].into_iter().flatten().min();
-        self.line.sleep(self.bell, deadline.map(|at| at.saturating_duration_since(now)))
+        self.line.sleep(&self.bell, deadline.map(|at| at.saturating_duration_since(now)))
     }
 }

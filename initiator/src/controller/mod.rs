@@ -216,6 +216,19 @@ impl Controller {
         self.changed(seen, |e| e.namespaces).await
     }
 
+    /// Moves what can be moved on the I/O queues without waiting: sends commands that were handed in, takes answers and wakes
+    /// those who wait for them. Gives whether anything was.
+    ///
+    /// Nobody has to call this: each queue has a thread. But a caller who has nothing better to do saves the hand-over to
+    /// that thread and back by calling it in a loop until its operations are ready (see
+    /// [`blocking::block_on_polling`](crate::blocking::block_on_polling)). The threads stand by meanwhile, and go on by
+    /// themselves some milliseconds after the last call.
+    pub fn progress(&self) -> bool {
+        let shared = self.shared();
+        let count = shared.io_count.load(Ordering::Acquire);
+        shared.io.iter().take(count).fold(false, |any, port| port.progress() | any)
+    }
+
     /// Shuts the controller down (CC.SHN) and closes its connections. Operations that wait or come later fail with
     /// [`Error::Closed`].
     pub async fn disconnect(&self) {

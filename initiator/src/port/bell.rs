@@ -22,7 +22,7 @@ impl Bell {
         self.0.as_fd()
     }
 
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         // It fails only when the counter is full, and then the thread is awake anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }

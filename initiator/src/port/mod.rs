@@ -24,6 +24,7 @@ use slab::Slab;
 
 use crate::{
     ConnectionError, Error, Result,
+    driver::Drive,
     queue::{Answer, Command},
 };
 
@@ -46,7 +47,12 @@ pub(crate) struct Port {
     /// Commands answered since the start.
     answered: AtomicU64,
     attention: Arc<dyn Attention>,
+    /// The current connection, for callers who drive it.
+    drive: Mutex<Option<Driven>>,
 }
+
+/// A connection that callers may drive, and its identity.
+type Driven = (Arc<Bell>, Arc<dyn Drive>);
 
 struct Inner {
     gate: Gate,
@@ -124,6 +130,7 @@ impl Port {
             load: AtomicUsize::new(0),
             answered: AtomicU64::new(0),
             attention,
+            drive: Mutex::new(None),
         })
     }
 
@@ -142,6 +149,12 @@ impl Port {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code that can panic runs under the lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves what can be moved on the connection without waiting; gives whether anything was.
+    pub(crate) fn progress(&self) -> bool {
+        let drive = self.drive().as_ref().map(|(_, drive)| Arc::clone(drive));
+        drive.is_some_and(|drive| drive.progress())
     }
 
     // The supervisor's side.
@@ -250,6 +263,24 @@ impl Port {
         };
         wake(wakers);
         self.attention.attend();
+    }
+
+    /// The connection of `bell` can be driven by others than its thread.
+    pub(crate) fn set_drive(&self, bell: &Arc<Bell>, drive: Arc<dyn Drive>) {
+        if self.lock().owns(bell) {
+            *self.drive() = Some((Arc::clone(bell), drive));
+        }
+    }
+
+    /// The connection of `bell` can be driven no more.
+    pub(crate) fn clear_drive(&self, bell: &Arc<Bell>) {
+        // A later connection may have taken its place already.
+        let old = self.drive().take_if(|(owner, _)| Arc::ptr_eq(owner, bell));
+        drop(old);
+    }
+
+    fn drive(&self) -> MutexGuard<'_, Option<Driven>> {
+        self.drive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection of `bell` allows `limit` commands now.

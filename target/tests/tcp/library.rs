@@ -29,9 +29,12 @@ fn open(controller: &Controller, nsid: u32) -> KvNamespace {
 
 /// Runs the conformance suite and gives the names of what failed or could not be checked.
 fn conformance(controller: &Controller, nsid: u32) -> Vec<String> {
-    let port = BlockingKv::new(open(controller, nsid));
+    conformance_by(&BlockingKv::new(open(controller, nsid)))
+}
+
+fn conformance_by(port: &BlockingKv) -> Vec<String> {
     let mut bad = Vec::new();
-    let summary = run(&port, &RunOptions { seed: 1, ..RunOptions::default() }, &mut |case| {
+    let summary = run(port, &RunOptions { seed: 1, ..RunOptions::default() }, &mut |case| {
         // Keys that are longer than KVKML but no longer than 16 bytes do not exist here.
         let expected = case.name == "key.length_over_kvkml" && matches!(case.outcome, Outcome::Skipped(_));
         println!("{}: {} in {:?}", case.name, case.outcome, case.duration);
@@ -73,6 +76,16 @@ fn conforms_on_one_core_with_digests() {
 #[test]
 fn conforms_on_two_cores() {
     conforms(2, None, DigestMode::Off, true);
+}
+
+/// The caller moves the bytes, and the queues' threads stand by.
+#[test]
+fn conforms_to_a_caller_who_polls() {
+    let rig = Rig::start(Options::default());
+    let controller = connect(&rig, &ConnectOptions::default());
+    assert_eq!(conformance_by(&BlockingKv::new(open(&controller, KV)).polling()), [""; 0]);
+    block_on(controller.disconnect());
+    rig.stop(Duration::from_secs(10));
 }
 
 #[test]

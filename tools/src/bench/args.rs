@@ -48,6 +48,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, visible_alias = "threads", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(super) jobs: u16,
 
+    /// Let the jobs' threads move the bytes themselves, and never sleep: for jobs that have a processor each.
+    #[arg(long)]
+    pub(super) poll: bool,
+
     /// How long to measure, each time.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration, conflicts_with = "count")]
     pub(super) time: Duration,
@@ -68,6 +72,11 @@ pub(crate) struct BenchArgs {
     /// Commands a second, all jobs together.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
+
+    /// Connections that are open beside, with keep alive and nothing else: what hosts that do nothing cost the others. Each
+    /// two of them are a controller of their own, with an admin queue and an I/O queue.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    pub(super) idle_connections: u32,
 
     /// Write values that tell what they are, and check every value that is read; exit code 6 if one is wrong.
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! What is measured: keys of a KV namespace, or stretches of blocks of an NVM namespace, by their number.
 
-use kvof_initiator::{Buffer, Key, KvNamespace, NvmNamespace, Result, StoreOptions};
+use kvof_initiator::{Buffer, Controller, Key, KvNamespace, NvmNamespace, Result, StoreOptions};
 
 /// A namespace with a working set of numbered values.
 pub(super) enum Device {
@@ -49,6 +49,14 @@ impl Device {
         match self {
             Self::Kv { keys, .. } => keys.len() as u64,
             Self::Nvm { values, .. } => *values,
+        }
+    }
+
+    /// The controller that it belongs to.
+    pub(super) const fn controller(&self) -> &Controller {
+        match self {
+            Self::Kv { kv, .. } => kv.controller(),
+            Self::Nvm { nvm, .. } => nvm.controller(),
         }
     }
 

@@ -71,8 +71,8 @@ impl Wake for Alarm {
     }
 }
 
-/// Runs `future`, which may wait for `timers`, to its end.
-pub(super) fn block_on<F: Future>(timers: &Timers, future: F) -> F::Output {
+/// Runs `future`, which may wait for `timers`, to its end; with `turn`, that is called instead of sleeping.
+pub(super) fn block_on<F: Future>(timers: &Timers, turn: Option<&dyn Fn() -> bool>, future: F) -> F::Output {
     let alarm = Arc::new(Alarm { thread: thread::current(), raised: AtomicBool::new(false) });
     let waker = Waker::from(Arc::clone(&alarm));
     let mut cx = Context::from_waker(&waker);
@@ -85,6 +85,10 @@ pub(super) fn block_on<F: Future>(timers: &Timers, future: F) -> F::Output {
             let next = timers.turn();
             if alarm.raised.swap(false, Ordering::AcqRel) {
                 break;
+            }
+            if let Some(turn) = turn {
+                turn();
+                continue;
             }
             match next.map(|at| at.saturating_duration_since(Instant::now())) {
                 None => thread::park(),
@@ -110,7 +114,7 @@ mod tests {
             timers.until(start + Duration::from_millis(ms)).await;
             order.borrow_mut().push(ms);
         };
-        block_on(&timers, join3(wait(20), wait(5), wait(0)));
+        block_on(&timers, None, join3(wait(20), wait(5), wait(0)));
         assert_eq!(*order.borrow(), [0, 5, 20]);
         assert!(start.elapsed() >= Duration::from_millis(20));
     }
@@ -121,6 +125,7 @@ mod tests {
         let mut spawned = false;
         block_on(
             &timers,
+            None,
             poll_fn(|cx| {
                 if std::mem::replace(&mut spawned, true) {
                     return Poll::Ready(());

@@ -51,6 +51,8 @@ pub(super) struct Load {
     pub(super) rate: Option<u32>,
     /// Values are stamped and checked.
     pub(super) verify: bool,
+    /// The jobs drive the queues and never sleep.
+    pub(super) poll: bool,
 }
 
 /// What came of a load, or of the part of one job.

@@ -1,13 +1,14 @@
 //! `kvof bench`: measures a namespace.
 //!
 //! [`args`] become loads ([`load`]) on a working set ([`device`]); [`runner`] runs them on threads of their own
-//! ([`executor`]) with values that can be checked ([`content`]), [`progress`] shows that something happens, [`report`]
-//! what came of it.
+//! ([`executor`]) with values that can be checked ([`content`]), beside connections that are [`idle`] if that is asked
+//! for; [`progress`] shows that something happens, [`report`] what came of it.
 
 mod args;
 mod content;
 mod device;
 mod executor;
+mod idle;
 mod load;
 mod progress;
 mod report;
@@ -31,6 +32,7 @@ use crate::{
     units::{duration, size},
 };
 use args::{Operation, Plan};
+use idle::Idle;
 use load::{Action, End, Load, Order, Outcome};
 use progress::Bar;
 use report::Row;
@@ -72,6 +74,8 @@ struct Parameters<'a> {
     warmup_seconds: f64,
     keys: Vec<u32>,
     rate: Option<u32>,
+    idle_connections: u32,
+    poll: bool,
     verify: bool,
     version: &'static str,
 }
@@ -85,7 +89,13 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<Exit> {
     let on_one = deepest.div_ceil(u32::from(queues)).clamp(32, 4096);
     let options = args.connection.options(queues, u16::try_from(on_one).ok());
     let controller = block_on(connect(&address, args.connection.nqn(), &options))?;
-    let result = Bench { args, plan, controller: &controller, interrupted: &interrupted, rows: Vec::new() }.run(output);
+    let result = Idle::open(&controller, &options, args.idle_connections).and_then(|idle| {
+        let bench =
+            Bench { args, plan, controller: &controller, idle: &idle, interrupted: &interrupted, rows: Vec::new() };
+        let result = bench.run(output).and_then(|exit| idle.check().map(|()| exit));
+        idle.close();
+        result
+    });
     block_on(controller.disconnect());
     result
 }
@@ -105,6 +115,7 @@ struct Bench<'a> {
     args: &'a BenchArgs,
     plan: Plan,
     controller: &'a Controller,
+    idle: &'a Idle,
     interrupted: &'a AtomicBool,
     rows: Vec<Row>,
 }
@@ -159,6 +170,7 @@ impl Bench<'_> {
                 end: self.plan.end,
                 rate: self.args.rate,
                 verify: self.args.verify,
+                poll: self.args.poll,
             };
             let mut outcome = self.load(self.args.op.name(), device, &load);
             if self.args.verify && outcome.fatal.is_none() && load.action != Action::Read {
@@ -210,6 +222,7 @@ impl Bench<'_> {
             end: End::Exhausted,
             rate: None,
             verify: self.args.verify,
+            poll: self.args.poll,
         }
     }
 
@@ -238,7 +251,12 @@ impl Bench<'_> {
             some => format!(", digests of {}", some.describe()),
         };
         let verify = if args.verify { ", verified" } else { "" };
-        output.line(format_args!("{jobs}, {queues}{digests}, {how_long}{rate}{verify}; {}\n", set.describe()))?;
+        let poll = if args.poll { ", polling" } else { "" };
+        let idle = match self.idle.connections() {
+            0 => String::new(),
+            some => format!(", {some} idle connections"),
+        };
+        output.line(format_args!("{jobs}{poll}, {queues}{digests}{idle}, {how_long}{rate}{verify}; {}\n", set.describe()))?;
         let capacity = u32::from(info.io_queues) * u32::from(info.queue_depth);
         if let Some(depth) = args.depth.iter().find(|depth| **depth > capacity) {
             let shape = format!("{queues} of {} commands", info.queue_depth);
@@ -280,6 +298,8 @@ impl Bench<'_> {
                 warmup_seconds: args.warmup.as_secs_f64(),
                 keys,
                 rate: args.rate,
+                idle_connections: self.idle.connections(),
+                poll: args.poll,
                 verify: args.verify,
                 version: env!("CARGO_PKG_VERSION"),
             },

@@ -201,6 +201,7 @@ mod tests {
             end: End::Count(4),
             rate: None,
             verify: false,
+            poll: false,
         };
         let mut outcome = Outcome::new();
         for us in [10, 20, 30] {

@@ -155,7 +155,8 @@ impl<'a> Job<'a> {
     }
 
     fn run(self, buffers: Vec<Buffer>) -> Outcome {
-        block_on(&self.timers, async {
+        let turn = || self.device.controller().progress();
+        block_on(&self.timers, self.load.poll.then_some(&turn as &dyn Fn() -> bool), async {
             let mut slots: FuturesUnordered<_> = buffers.into_iter().map(|buffer| self.slot(buffer)).collect();
             while slots.next().await.is_some() {}
         });
