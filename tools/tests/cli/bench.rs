@@ -115,6 +115,65 @@ fn a_rate_is_kept_and_falling_behind_is_told() {
     assert!(result["latency_ns"]["max"].as_u64().unwrap() > 200_000_000, "{result}");
 }
 
+/// Measures while the target stands still for [`STALL`] once, and gives the result.
+fn measure_a_stall(args: &[&str]) -> Value {
+    let target = Target::kv();
+    let common = ["bench", "--json", "--time", "2s", "--warmup", "100ms", "--keys", "20"];
+    let running = target.begin(&[&common[..], args].concat());
+    wait_for_keys(&target, 20);
+    thread::sleep(Duration::from_millis(800));
+    target.signal("STOP");
+    thread::sleep(STALL);
+    target.signal("CONT");
+    // Without --rate there is nothing to warn of; with it a slow machine may not have kept up.
+    let document: Value = serde_json::from_str(&running.end().exits(0).out()).unwrap();
+    document["results"][0].clone()
+}
+
+const STALL: Duration = Duration::from_millis(60);
+
+/// A target that stands still for 60 of 2000 ms lets 3 % of the commands that are due wait for up to that long. Whoever only
+/// sends the next command after an answer sees a single slow one.
+#[test]
+fn a_stall_counts_for_all_that_were_due_meanwhile() {
+    let open = measure_a_stall(&["--rate", "1000", "--depth", "8"]);
+    check_figures(&open);
+    let millis = |result: &Value, name: &str| result["latency_ns"][name].as_f64().unwrap() / 1e6;
+    assert!(millis(&open, "p99_9") > 45.0, "{open}");
+    // The last third of those that waited did so for less than 20 ms: 1 % of all for more than 40.
+    assert!(millis(&open, "p99") > 30.0, "{open}");
+    let closed = measure_a_stall(&["--depth", "1"]);
+    check_figures(&closed);
+    assert!(millis(&closed, "max") > 45.0, "{closed}");
+    assert!(millis(&closed, "p99") < millis(&open, "p99"), "{closed}");
+    // So many commands that a single one is beyond any percentile.
+    assert!(closed["operations"].as_u64().unwrap() > 200, "{closed}");
+}
+
+#[test]
+fn idle_connections_are_there_while_it_is_measured() {
+    let target = Target::kv();
+    let args = ["--idle-connections", "99", "--keep-alive", "2s", "--time", "3s", "--keys", "5", "--rate", "200"];
+    let args: Vec<&str> = ["bench", "--json"].into_iter().chain(args).collect();
+    let document: Value = serde_json::from_str(&target.kvof(&args).exits(0).out()).unwrap();
+    assert_eq!(document["parameters"]["idle_connections"], 100);
+    check_figures(&document["results"][0]);
+    let text = target.kvof(&[&["bench", "--idle-connections", "2", "--keys", "5"], &QUICK[..]].concat()).prints();
+    assert!(text.contains("1 I/O queue, 2 idle connections, 200 commands"), "{text}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("target.toml");
+    let nqn = "nqn.2024-01.localhost:few";
+    let text = format!(
+        "[limits]\nconnections = 10\n[[port]]\naddress = \"127.0.0.1\"\n[[subsystem]]\nnqn = {nqn:?}\n\
+         allowed_hosts = \"any\"\n[[subsystem.namespace]]\nnsid = 1\nkind = \"kv\"\nstorage = \"memory\"\nsize = \"4MiB\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let full = Target::start(&["--config", config.to_str().unwrap()]);
+    let args = ["bench", "--nqn", nqn, "--idle-connections", "20"];
+    full.kvof(&args).fails(5, &["20 idle connections only 8", "limits.connections"]);
+}
+
 #[test]
 fn a_wrong_value_is_noticed() {
     let target = Target::kv();

@@ -83,6 +83,12 @@ impl Target {
         command
     }
 
+    /// Sends the target a signal, by its name without SIG.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
     /// Ends the target at once, as a crash would.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
