@@ -46,7 +46,10 @@ impl KeyList {
     }
 }
 
-/// Encodes keys until a byte limit is reached. Allocates as keys come, not by the limit.
+/// Room for the first keys of a list, bytes.
+const FIRST_ROOM: usize = 4096;
+
+/// Encodes keys until a byte limit is reached. Allocates a page at most, and then as keys come, not by the limit.
 #[derive(Debug)]
 pub struct ListWriter {
     bytes: Vec<u8>,
@@ -60,7 +63,9 @@ impl ListWriter {
     #[must_use]
     pub fn new(max_bytes: u32) -> Self {
         let limit = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        Self { bytes: vec![0; COUNT_LEN], count: 0, limit }
+        let mut bytes = Vec::with_capacity(limit.clamp(COUNT_LEN, FIRST_ROOM));
+        bytes.resize(COUNT_LEN, 0);
+        Self { bytes, count: 0, limit }
     }
 
     /// Adds `key` and says whether it fitted. If not, nothing has changed, and the list is to be finished: a later key
@@ -74,9 +79,12 @@ impl ListWriter {
         // A key has at most 16 bytes.
         #[expect(clippy::cast_possible_truncation, reason = "1 to 16")]
         let key_len = key.len() as u16;
-        self.bytes.extend_from_slice(&key_len.to_le_bytes());
-        self.bytes.extend_from_slice(key.as_bytes());
-        self.bytes.resize(end, 0);
+        let [low, high] = key_len.to_le_bytes();
+        // The longest entry, of which only so much is there as this key has: one copy instead of three.
+        let mut entry = [0; entry_len(Key::MAX_LEN)];
+        entry[..KL_LEN].copy_from_slice(&[low, high]);
+        entry[KL_LEN..KL_LEN + Key::MAX_LEN].copy_from_slice(&key.padded());
+        self.bytes.extend_from_slice(entry.get(..entry_len(key.len())).unwrap_or(&entry));
         // An entry has at least 4 bytes and the limit comes from 32 bits: the count cannot overflow.
         self.count = self.count.saturating_add(1);
         true

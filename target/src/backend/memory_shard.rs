@@ -9,7 +9,7 @@
 //! free for commands in flight. Beyond that the namespace is full, whatever its size says.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     ops::Bound,
     sync::{
         Arc,
@@ -80,7 +80,9 @@ impl PoolRoom {
     }
 
     fn give_back(&self, bytes: usize) {
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        if bytes > 0 {
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -115,7 +117,11 @@ impl MemoryShard {
     }
 
     fn store(&mut self, key: Key, options: StoreOptions, value: PoolBuf) -> KvResult<SharedBuf> {
-        let old = self.index.get(&key);
+        let entry = self.index.entry(key);
+        let old = match &entry {
+            Entry::Occupied(entry) => Some(entry.get()),
+            Entry::Vacant(_) => None,
+        };
         check_conditions(options, old.is_some())?;
         if u32::try_from(value.len()).map_or(true, |len| len > self.limits.kvvml) {
             return Err(KvError::InvalidValueSize);
@@ -127,14 +133,14 @@ impl MemoryShard {
         if !self.usage.reserve(old, new) {
             return Err(KvError::CapacityExceeded);
         }
-        if !self.room.take(pooled) {
+        if !self.room.take(pooled.saturating_sub(old_pooled)) {
             self.usage.cancel(old, new);
             return Err(KvError::CapacityExceeded);
         }
         let bytes = if pooled == 0 { SharedBuf::from_vec(value.to_vec()) } else { value.freeze() };
-        self.index.insert(key, Value { bytes, pooled });
+        entry.insert_entry(Value { bytes, pooled });
         self.usage.commit(old, new);
-        self.room.give_back(old_pooled);
+        self.room.give_back(old_pooled.saturating_sub(pooled));
         Ok(KvOutcome::Stored)
     }
 

@@ -1,6 +1,10 @@
 //! The control plane's handle of an I/O queue: atomics for the data path, and the few Fabrics commands.
 
-use std::{cell::RefCell, sync::Arc, time::Instant};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+    time::Instant,
+};
 
 use kvof_spec::{FabricsType, Sqe, Status, fabrics::DisconnectCmd};
 
@@ -16,6 +20,8 @@ pub struct IoQueue {
     token: u64,
     epoch: u32,
     cache: RefCell<(u64, NamespaceTable)>,
+    /// When the controller was last told of a command.
+    touched: Cell<Option<Instant>>,
     counters: Arc<IoCounters>,
     /// The host deleted the queue; the connection is its to close.
     deleted: bool,
@@ -25,7 +31,7 @@ impl IoQueue {
     pub(super) fn new(controller: Arc<Controller>, qid: u16, token: u64, epoch: u32) -> Self {
         let cache = RefCell::new((controller.subsystem.generation(), controller.subsystem.namespaces()));
         let counters = controller.subsystem.io.open();
-        Self { controller, qid, token, epoch, cache, counters, deleted: false }
+        Self { controller, qid, token, epoch, cache, touched: Cell::new(None), counters, deleted: false }
     }
 
     /// Queue identifier, at least 1.
@@ -59,7 +65,10 @@ impl IoQueue {
 
     /// A command came: the host is alive.
     pub fn touch(&self, now: Instant) {
-        self.controller.touch(now);
+        // Commands that are received together come at the same time, and telling it once is enough.
+        if self.touched.replace(Some(now)) != Some(now) {
+            self.controller.touch(now);
+        }
     }
 
     /// Counts an I/O command for the SMART / Health log page: it ended with `status`, and moved `bytes` of data to or from

@@ -56,7 +56,7 @@ pub(super) fn complete(
     let transfer = response.transfer as usize;
     let data = match response.payload {
         Some(Payload::Value(value)) => value.slice(..transfer.min(value.len())),
-        Some(Payload::List(list)) => Some(SharedBuf::from_vec(list.as_bytes().to_vec())),
+        Some(Payload::List(list)) => Some(SharedBuf::from_vec(list.into_bytes())),
         None => None,
     };
     Completion {
