@@ -2,37 +2,47 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::Path,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{counts::Operations, scenes::Operation};
+use crate::{
+    counts::{Cost, Operations},
+    scenes::Operation,
+};
 
 /// The functions of [`crate::measure`], as callgrind knows them; some manglings have something after the name.
 const TOGGLES: [&str; 2] = ["kvof_instructions::measure::counted*", "kvof_instructions::measure::aside*"];
 const BEGIN: &str = "kvof_instructions::measure::begin_operation*";
 const END: &str = "kvof_instructions::measure::end_operation*";
 
-/// Instructions of each operation. Callgrind's profiles stay in `keep`, named after the operations.
+/// What this program is called there.
+const PROGRAM: &str = "operations";
+/// Where valgrind may be.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What each operation takes. Callgrind's profiles stay in `keep`, named after the operations.
 pub(crate) fn count(operations: &[Operation], keep: Option<&Path>) -> Result<Operations> {
     let folder = tempfile::tempdir().context("a folder for callgrind's profiles")?;
     let program = std::env::current_exe().context("where this program is")?;
+    // Where the stack and the heap begin depends on names and the environment, and on that in turn how copies are aligned and how
+    // the allocator's free memory lies: a percent here and there. So nothing of that is the machine's.
+    symlink(program, folder.path().join(PROGRAM)).context("a name for this program")?;
     let mut command = Command::new("valgrind");
     command
-        .args(["--tool=callgrind", "--quiet", "--combine-dumps=no"])
+        .args(["--tool=callgrind", "--quiet", "--combine-dumps=no", "--collect-bus=yes", "--callgrind-out-file=out"])
         .args(TOGGLES.map(|name| format!("--toggle-collect={name}")))
-        .arg(format!("--zero-before={BEGIN}"))
-        .arg(format!("--dump-before={END}"))
-        .arg(format!("--callgrind-out-file={}", folder.path().join("out").display()))
-        .arg(program)
-        .arg("run")
+        .args([format!("--zero-before={BEGIN}"), format!("--dump-before={END}")])
+        .args([&format!("./{PROGRAM}"), "run"])
         .args(operations.iter().map(|operation| operation.name))
+        .current_dir(folder.path())
         .stdin(Stdio::null());
-    // What lies above the stack moves it, and with it the alignment of what is copied.
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    command.env_clear().env("PATH", path).env("LC_ALL", "C");
+    // Copies and fills by `rep movsb` and `rep stosb` count as one instruction for each byte, which says nothing: the C library
+    // is to use its vector loops.
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-ERMS");
     let output = command.output().context("cannot run valgrind; make bench-check installs it")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "valgrind ended with {}:\n{said}", output.status);
@@ -43,8 +53,10 @@ pub(crate) fn count(operations: &[Operation], keep: Option<&Path>) -> Result<Ope
             .with_context(|| format!("callgrind wrote no profile of {}:\n{said}", operation.name))?;
         let total = total(&profile).with_context(|| format!("the profile of {}", operation.name))?;
         let done = operation.batch * u64::from(operation.turns);
-        ensure!(total >= done, "{} instructions in {done} operations of {}", total, operation.name);
-        counts.insert(operation.name.to_owned(), (total + done / 2) / done);
+        ensure!(total.instructions >= done, "{total:?} in {done} operations of {}", operation.name);
+        let each = |sum: u64| (sum + done / 2) / done;
+        let cost = Cost { instructions: each(total.instructions), atomics: each(total.atomics) };
+        counts.insert(operation.name.to_owned(), cost);
         if let Some(keep) = keep {
             fs::create_dir_all(keep).with_context(|| format!("cannot make {}", keep.display()))?;
             let to = keep.join(format!("{}.callgrind", operation.name.replace('/', "-")));
@@ -54,14 +66,20 @@ pub(crate) fn count(operations: &[Operation], keep: Option<&Path>) -> Result<Ope
     Ok(counts)
 }
 
-/// All instructions of a profile, whose first event they are.
-fn total(profile: &str) -> Result<u64> {
+/// All that a profile has counted.
+fn total(profile: &str) -> Result<Cost> {
     let field = |name: &str| profile.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let events = field("events:").context("no events")?;
-    ensure!(events.split_whitespace().next() == Some("Ir"), "events are {events:?}, not instructions");
+    let events: Vec<&str> = field("events:").context("no events")?.split_whitespace().collect();
     let totals = field("summary:").or_else(|| field("totals:")).context("no total")?;
-    let first = totals.split_whitespace().next().unwrap_or_default();
-    first.parse().with_context(|| format!("the total is {first:?}"))
+    // Zeros at the end are left out.
+    let totals: Vec<&str> = totals.split_whitespace().collect();
+    let total = |event: &str| {
+        let place = events.iter().position(|found| *found == event);
+        let place = place.with_context(|| format!("no event {event} among {events:?}"))?;
+        let total = totals.get(place).copied().unwrap_or("0");
+        total.parse().with_context(|| format!("the total of {event} is {total:?}"))
+    };
+    Ok(Cost { instructions: total("Ir")?, atomics: total("Ge")? })
 }
 
 #[cfg(test)]
@@ -69,11 +87,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_total_is_read() {
+    fn totals_are_read() {
         let profile = "version: 1\ncreator: callgrind-3.19.0\npid: 1\ndesc: Trigger: --dump-before=x\n\npositions: line\n\
-                       events: Ir\nsummary: 52431\n\nfn=(1) x\n1 52431\n";
-        assert_eq!(total(profile).unwrap(), 52_431);
-        assert!(total("events: Dr\nsummary: 1\n").is_err());
-        assert!(total("events: Ir\n").is_err());
+                       events: Ir Ge\nsummary: 52431 17\n\nfn=(1) x\n1 52431 17\n";
+        assert_eq!(total(profile).unwrap(), Cost { instructions: 52_431, atomics: 17 });
+        assert_eq!(total("events: Ir Ge\nsummary: 3\n").unwrap(), Cost { instructions: 3, atomics: 0 });
+        assert!(total("events: Ir\nsummary: 1\n").is_err());
+        assert!(total("events: Ir Ge\n").is_err());
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crate::counts::Operations;
+use crate::counts::{Cost, Operations};
 
 /// By how much a number may differ, percent: well above what the same code varies by, well below what matters.
-pub(crate) const TOLERANCE: f64 = 2.0;
+pub(crate) const TOLERANCE: u64 = 2;
 
 /// All operations, in the order of their names.
 pub(crate) struct Comparison {
@@ -15,8 +15,8 @@ pub(crate) struct Comparison {
 #[derive(Clone, PartialEq, Debug)]
 struct Row {
     name: String,
-    committed: Option<u64>,
-    now: Option<u64>,
+    committed: Option<Cost>,
+    now: Option<Cost>,
     verdict: Verdict,
 }
 
@@ -59,15 +59,21 @@ impl Comparison {
     }
 }
 
-fn verdict(committed: Option<u64>, now: Option<u64>) -> Verdict {
-    match (committed, now) {
-        (Some(was), Some(is)) => match percent(was, is) {
-            change if change > TOLERANCE => Verdict::Worse,
-            change if change < -TOLERANCE => Verdict::Better,
-            _ => Verdict::Same,
-        },
-        (None, _) => Verdict::New,
-        (Some(_), None) => Verdict::Gone,
+fn verdict(committed: Option<Cost>, now: Option<Cost>) -> Verdict {
+    let (was, is) = match (committed, now) {
+        (Some(was), Some(is)) => (was, is),
+        (None, _) => return Verdict::New,
+        (Some(_), None) => return Verdict::Gone,
+    };
+    let pairs = [(was.instructions, is.instructions), (was.atomics, is.atomics)];
+    let has_more = |&(was, is): &(u64, u64)| is * 100 > was * (100 + TOLERANCE);
+    let has_less = |&(was, is): &(u64, u64)| is * 100 < was * (100 - TOLERANCE);
+    if pairs.iter().any(has_more) {
+        Verdict::Worse
+    } else if pairs.iter().any(has_less) {
+        Verdict::Better
+    } else {
+        Verdict::Same
     }
 }
 
@@ -78,11 +84,19 @@ fn percent(was: u64, is: u64) -> f64 {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max("operation".len());
-        writeln!(f, "{:width$} {:>12} {:>12} {:>9}", "operation", "committed", "now", "change")?;
+        writeln!(f, "{:width$} {:>12} {:>12} {:>9} {:>14}", "operation", "committed", "now", "change", "atomics")?;
         for Row { name, committed, now, verdict } in &self.rows {
-            let number = |n: &Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
-            let change =
-                committed.zip(*now).map_or_else(String::new, |(was, is)| format!("{:+.1} %", percent(was, is)));
+            let number =
+                |cost: &Option<Cost>| cost.map_or_else(|| "-".to_owned(), |cost| cost.instructions.to_string());
+            let (change, atomics) = match (committed, now) {
+                (Some(was), Some(is)) if was.atomics == is.atomics => {
+                    (percent(was.instructions, is.instructions), is.atomics.to_string())
+                }
+                (Some(was), Some(is)) => {
+                    (percent(was.instructions, is.instructions), format!("{} -> {}", was.atomics, is.atomics))
+                }
+                (_, is) => (0.0, is.map_or_else(String::new, |is| is.atomics.to_string())),
+            };
             let note = match verdict {
                 Verdict::Same => "",
                 Verdict::Worse => "  WORSE",
@@ -90,7 +104,8 @@ impl fmt::Display for Comparison {
                 Verdict::New => "  new",
                 Verdict::Gone => "  gone",
             };
-            writeln!(f, "{name:width$} {:>12} {:>12} {change:>9}{note}", number(committed), number(now))?;
+            let (was, is) = (number(committed), number(now));
+            writeln!(f, "{name:width$} {was:>12} {is:>12} {change:>+7.1} % {atomics:>14}{note}")?;
         }
         Ok(())
     }
@@ -100,26 +115,41 @@ impl fmt::Display for Comparison {
 mod tests {
     use super::*;
 
-    fn operations(counts: &[(&str, u64)]) -> Operations {
-        counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    fn operations(counts: &[(&str, u64, u64)]) -> Operations {
+        let cost =
+            |&(name, instructions, atomics): &(&str, u64, u64)| (name.to_owned(), Cost { instructions, atomics });
+        counts.iter().map(cost).collect()
     }
 
     #[test]
     fn two_percent_are_the_line() {
-        let committed = operations(&[("a", 1000), ("b", 1000), ("c", 1000), ("d", 1000)]);
-        let now = operations(&[("a", 1020), ("b", 980), ("c", 1000), ("d", 1001)]);
+        let committed = operations(&[("a", 1000, 10), ("b", 1000, 10), ("c", 1000, 0), ("d", 1000, 10)]);
+        let now = operations(&[("a", 1020, 10), ("b", 980, 10), ("c", 1000, 0), ("d", 1001, 10)]);
         let same = Comparison::new(&committed, &now, true);
         assert!(!same.is_worse() && !same.is_stale());
-        let worse = Comparison::new(&committed, &operations(&[("a", 1021)]), false);
+        let worse = Comparison::new(&committed, &operations(&[("a", 1021, 10)]), false);
         assert!(worse.is_worse() && !worse.is_stale());
-        assert!(worse.to_string().contains("+2.1 %  WORSE"), "{worse}");
-        let better = Comparison::new(&committed, &operations(&[("b", 979)]), false);
+        assert!(worse.to_string().contains("+2.1 %"), "{worse}");
+        let better = Comparison::new(&committed, &operations(&[("b", 979, 10)]), false);
         assert!(!better.is_worse() && better.is_stale());
     }
 
     #[test]
+    fn atomics_count_too_and_nothing_makes_up_for_more_of_them() {
+        let committed = operations(&[("a", 1000, 10), ("c", 1000, 0)]);
+        for now in [("a", 500, 11), ("c", 500, 1)] {
+            let worse = Comparison::new(&committed, &operations(&[now]), false);
+            assert!(worse.is_worse(), "{worse}");
+        }
+        let better = Comparison::new(&committed, &operations(&[("a", 1000, 9)]), false);
+        assert!(!better.is_worse() && better.is_stale());
+        assert!(better.to_string().contains("10 -> 9"), "{better}");
+    }
+
+    #[test]
     fn new_and_gone_are_told_and_no_failure() {
-        let comparison = Comparison::new(&operations(&[("a", 1), ("b", 2)]), &operations(&[("a", 1), ("c", 3)]), true);
+        let committed = operations(&[("a", 1, 1), ("b", 2, 1)]);
+        let comparison = Comparison::new(&committed, &operations(&[("a", 1, 1), ("c", 3, 1)]), true);
         assert!(!comparison.is_worse() && comparison.is_stale());
         let text = comparison.to_string();
         assert!(text.contains("gone") && text.contains("new"), "{text}");
