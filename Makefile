@@ -18,7 +18,7 @@ ARGS ?=
 # How often `make torture` kills the target; `make test` has a short run.
 KILLS ?= 3000
 
-.PHONY: help setup build demo test unit docs interop torture torture-short bench bench-peers flame bench-check lint sim fuzz clean
+.PHONY: help setup build demo test unit docs interop torture torture-short bench bench-peers bench-scale flame bench-check lint sim fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +78,9 @@ bench: build $(STAMPS)/bench ## figures for docs/performance.md
 # SPDK: a built SPDK tree; without it the kernel's nvmet in the test guest. ARGS: what tools/bench-peers takes.
 bench-peers: build $(STAMPS)/bench ## kvof beside SPDK (SPDK=DIR), Redis and a raw stream, one core each
 	@tools/bench-peers $(if $(SPDK),--spdk $(SPDK)) $(ARGS)
+
+bench-scale: build $(STAMPS)/bench ## two cores, 1,000 idle connections, fairness, polling. ARGS: what tools/bench-scale takes
+	@tools/bench-scale $(ARGS)
 
 flame: build $(STAMPS)/bench ## flame graphs of the target's paths in docs/performance (needs perf)
 	@tools/flame $(ARGS)
