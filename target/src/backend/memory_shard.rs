@@ -234,4 +234,27 @@ mod tests {
         assert!(summary.ok(), "{failed:#?}");
         assert_eq!(port.with_store(|shard| shard.usage()), KvUsage { nsze: size, nuse: 0, keys: 0 });
     }
+
+    #[test]
+    fn a_value_takes_the_place_of_one_of_its_own_size_when_all_room_is_taken() {
+        let limits = KvLimits { kvkml: 16, kvvml: 1 << 20, mnks: 0, novg: 4096 };
+        let pool = Pool::new(PoolConfig { limit: 16 * 4096, shards: 1 });
+        let room = PoolRoom::new(pool.limit(), 1 << 20);
+        let mut shard = MemoryShard::new(Usage::new(1 << 20, 0), limits, room, pool.clone());
+        let mut store = |number: u8, len: usize| {
+            let mut value = pool.alloc(len).unwrap();
+            value.fill(number);
+            shard.store(Key::new(&[number]).unwrap(), StoreOptions::empty(), value)
+        };
+        // Seven eighths of the pool.
+        assert!((0..14).all(|number| matches!(store(number, 4096), Ok(KvOutcome::Stored))));
+        assert!(matches!(store(14, 4096), Err(KvError::CapacityExceeded)));
+        assert!((0..14).all(|number| matches!(store(number, 4096), Ok(KvOutcome::Stored))));
+        assert!(matches!(store(3, 8192), Err(KvError::CapacityExceeded)));
+        // A small one lies outside of the pool, and what it leaves is free for another.
+        assert!(matches!(store(3, 100), Ok(KvOutcome::Stored)));
+        assert!(matches!(store(14, 4096), Ok(KvOutcome::Stored)));
+        assert!(matches!(store(15, 4096), Err(KvError::CapacityExceeded)));
+        assert_eq!(pool.in_use(), 14 * 4096);
+    }
 }
