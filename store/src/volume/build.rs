@@ -2,8 +2,8 @@
 
 use kvof_io::{Pool, PoolBuf, SharedBuf};
 
+use super::sums::Sums;
 use crate::{
-    checksum::Crc32c,
     ec::ErasureCode,
     format::{PAGE, StripeHeader},
     geometry::Geometry,
@@ -71,48 +71,28 @@ pub(super) fn blank(scratch: &Pool) -> Option<PoolBuf> {
     Some(page)
 }
 
-/// Builds a stripe of `header.width` columns of `header.rows` pages from its stream. `page` becomes the header page: what is to
-/// stand behind the header is there already. `None` if `scratch` has no memory for it now.
+/// Builds a stripe of `header.width` columns of `header.rows` pages from its stream, of whose large values `sums` has all that is to
+/// be known. `page` becomes the header page: what is to stand behind the header is there already.
 pub(super) fn build(
     geometry: &Geometry,
     code: &dyn ErasureCode,
-    scratch: &Pool,
     zeros: &Zeros,
     mut header: StripeHeader,
     mut page: PoolBuf,
     stream: &[Piece],
-) -> Option<Built> {
-    let rows = header.rows as usize;
-    let mut columns = cut(stream, rows, usize::from(header.width), zeros);
-    let mut parity: Vec<PoolBuf> = Vec::new();
-    if rows > 0 {
-        for _ in 0..geometry.m() {
-            let mut buf = scratch.alloc(rows * PAGE)?;
-            buf.fill(0);
-            parity.push(buf);
-        }
-        add_parity(code, &columns, &mut parity);
-    }
-    for (crc, column) in header.column_crc.iter_mut().zip(&columns) {
-        *crc = pieces_crc(column);
-    }
+    sums: Sums,
+) -> Built {
+    let width = usize::from(header.width);
+    let mut columns = cut(stream, header.rows as usize, width, zeros);
+    let (crcs, parity) = sums.finish(code, &columns);
+    let (data, redundant) = crcs.split_at(width.min(crcs.len()));
+    header.column_crc.iter_mut().zip(data).for_each(|(to, crc)| *to = *crc);
+    header.column_crc.iter_mut().skip(geometry.k()).zip(redundant).for_each(|(to, crc)| *to = *crc);
     columns.resize(geometry.k(), Vec::new());
-    for (buf, crc) in parity.into_iter().zip(header.column_crc.iter_mut().skip(geometry.k())) {
-        let buf = buf.freeze();
-        *crc = pieces_crc(std::slice::from_ref(&buf));
-        columns.push(vec![buf]);
-    }
+    columns.extend(parity.into_iter().map(|buf| vec![buf]));
     columns.resize(geometry.width(), Vec::new());
     header.write(&mut page);
-    Some(Built { header, header_page: page.freeze(), columns })
-}
-
-fn pieces_crc(pieces: &[SharedBuf]) -> u32 {
-    let mut crc = Crc32c::new();
-    for piece in pieces {
-        crc.update(piece);
-    }
-    crc.finish()
+    Built { header, header_page: page.freeze(), columns }
 }
 
 /// Cuts the stream into `width` columns of `rows` pages; the last one ends with zeros.
@@ -143,35 +123,4 @@ fn cut(stream: &[Piece], rows: usize, width: usize, zeros: &Zeros) -> Vec<Vec<Sh
 
 fn page_column(columns: &mut [Vec<SharedBuf>], page: usize, rows: usize) -> Option<&mut Vec<SharedBuf>> {
     columns.get_mut(page.checked_div(rows)?)
-}
-
-fn add_parity(code: &dyn ErasureCode, columns: &[Vec<SharedBuf>], parity: &mut [PoolBuf]) {
-    // In strips that stay in the cache: each strip of parity is touched once for every column.
-    const STRIP: usize = 64 << 10;
-    if parity.is_empty() {
-        return;
-    }
-    let height = parity.first().map_or(0, |buf| buf.len());
-    let mut cursors = vec![(0usize, 0usize); columns.len()];
-    let mut strip = 0;
-    while strip < height {
-        let end = (strip + STRIP).min(height);
-        for (number, (column, (piece, offset))) in columns.iter().zip(cursors.iter_mut()).enumerate() {
-            let mut at = strip;
-            while at < end {
-                let Some(bytes) = column.get(*piece).and_then(|bytes| bytes.get(*offset..)) else { break };
-                let now = bytes.len().min(end - at);
-                let mut targets: Vec<&mut [u8]> =
-                    parity.iter_mut().filter_map(|buf| buf.get_mut(at..at + now)).collect();
-                code.update(number, bytes.get(..now).unwrap_or_default(), &mut targets);
-                at += now;
-                *offset += now;
-                if now == bytes.len() {
-                    *piece += 1;
-                    *offset = 0;
-                }
-            }
-        }
-        strip = end;
-    }
 }

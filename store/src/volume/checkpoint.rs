@@ -10,7 +10,7 @@ use kvof_kv::Key;
 
 use super::{
     OpenError, Phase, Progress, Volume,
-    build::{Piece, blank, build, paged},
+    build::paged,
     group::{ENTRY_COST, Group, GroupState, cost},
     place::{self, Found},
     recover::Unsealed,
@@ -117,11 +117,7 @@ impl Volume {
             header.rows = rows;
             header.width = pages.div_ceil(rows) as u8;
             header.used = piece.len() as u32;
-            let stream = [Piece::Bytes(bytes)];
-            let Some(page) = blank(&self.scratch) else { return Ok(None) };
-            let Some(built) = build(&geometry, &self.code, &self.scratch, &self.zeros, header, page, &stream) else {
-                return Ok(None);
-            };
+            let Some(built) = self.build_plain(header, bytes) else { return Ok(None) };
             self.write_now(io, &built);
             if let Some(why) = &self.read_only {
                 return Err(io::Error::other(why.clone()));

@@ -71,6 +71,7 @@ impl Volume {
     pub(super) fn can_evict(&self) -> bool {
         self.groups.iter().any(|group| group.live_records > 0 || group.state == GroupState::Sealed)
             || self.cleaner.is_some()
+            || self.assembly.is_some()
             || !self.stripes.is_empty()
             || !self.changes.is_empty()
     }
@@ -120,7 +121,7 @@ impl Volume {
                 self.seal_wanted = true;
                 return false;
             }
-            if self.stripes.is_empty() && self.ops.is_empty() {
+            if self.assembly.is_none() && self.stripes.is_empty() && self.ops.is_empty() {
                 self.no_progress(!self.changes.is_empty() || pressed, free);
             }
             return false;
@@ -142,7 +143,8 @@ impl Volume {
             self.no_progress(waiting || pressed, free);
             return false;
         }
-        self.clean_rounds += 1;
+        // A group that is half dead makes room for certain. Only moves that may gain nothing count towards giving up.
+        self.clean_rounds = if live * 2 > room { self.clean_rounds + 1 } else { 0 };
         tracing::debug!(shard = self.config.shard, group, live, "cleaning");
         let is_oldest = self.is_oldest(group);
         self.cleaner = Some(Cleaner {
@@ -225,7 +227,8 @@ impl Volume {
 
     /// Gives up when there is no group left to move to: only a pool that has lost more than its parity can replace comes to that.
     fn is_cornered(&mut self) -> bool {
-        if self.free > 0 || self.moves.is_empty() || !self.stripes.is_empty() || !self.ops.is_empty() {
+        let is_waiting = self.assembly.is_some() || !self.stripes.is_empty() || !self.ops.is_empty();
+        if self.free > 0 || self.moves.is_empty() || is_waiting {
             return false;
         }
         let Some(cleaner) = self.cleaner.take() else { return false };
@@ -298,7 +301,8 @@ impl Volume {
 
     /// Whether cleaning is to end as soon as it can: the volume is being closed, and nobody waits for room.
     fn is_stopping(&self) -> bool {
-        self.read_only.is_some() || (self.draining && self.changes.is_empty() && self.cramped.is_empty())
+        self.read_only.is_some()
+            || (self.draining && self.assembly.is_none() && self.changes.is_empty() && self.cramped.is_empty())
     }
 
     fn clean_records(&mut self) -> bool {

@@ -12,9 +12,9 @@ use super::{
     group::{Group, GroupState, footer_rows},
     layout::{LARGE, Layout, Spot, layout},
     place,
+    sums::Sums,
 };
 use crate::{
-    checksum::crc32c,
     device::DeviceOp,
     ec::{MAX_DATA, MAX_PARITY},
     format::{
@@ -35,6 +35,9 @@ pub(super) const STRIPE_RECORDS: usize = 4096;
 /// Most entries in a group: its footer is read at once.
 const GROUP_ENTRIES: usize = 128 << 10;
 
+/// Large values of at most so many bytes are summed at once; more take turns with everything else.
+const AT_ONCE: usize = 256 << 10;
+
 /// What stands for a group that does not exist.
 static NONE: Group = Group::FREE;
 
@@ -49,6 +52,14 @@ pub(super) struct OpenGroup {
     /// Free groups when it was opened, this one included: from the reserve, hosts' values wait until there are more, and from
     /// the last one deletes too.
     pub(super) free: u32,
+}
+
+/// What becomes the next stripe, while its large values are being summed. It has no place yet: what takes long depends on none.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    batch: Vec<Change>,
+    layout: Layout,
+    sums: Sums,
 }
 
 /// Whose changes go into a stripe.
@@ -89,6 +100,18 @@ impl Volume {
             return;
         }
         while self.stripes.len() < STRIPES_MAX && self.superblock_writer.is_settled() {
+            if let Some(assembly) = self.assembly.take() {
+                if !assembly.sums.is_done() {
+                    self.assembly = Some(assembly);
+                    return;
+                }
+                if let Err(batch) = self.finish_stripe(assembly) {
+                    // A completion gives the next try.
+                    self.put_back(batch);
+                    return;
+                }
+                continue;
+            }
             if self.seal_wanted && !self.seal_if_open() {
                 return;
             }
@@ -106,6 +129,21 @@ impl Volume {
             if !started {
                 return;
             }
+        }
+    }
+
+    /// Whether there is something to do that waits for nobody: [`Self::work`].
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.assembly.as_ref().is_some_and(|assembly| !assembly.sums.is_done())
+    }
+
+    /// Does some of it; a few hundred KiB are read.
+    pub fn work(&mut self) {
+        let Some(assembly) = &mut self.assembly else { return };
+        assembly.sums.work(&self.code);
+        if assembly.sums.is_done() {
+            self.pump();
         }
     }
 
@@ -162,6 +200,9 @@ impl Volume {
 
     /// Answers everything that waits: nothing can be written any more.
     fn fail_all(&mut self) {
+        if let Some(assembly) = self.assembly.take() {
+            self.put_back(assembly.batch);
+        }
         while let Some(change) = self.changes.pop_front().or_else(|| self.moves.pop_front()) {
             self.failed(&change, KvError::Unrecovered);
         }
@@ -226,10 +267,25 @@ impl Volume {
         batch
     }
 
+    /// Begins to put a stripe together, if there is room for it now.
     fn start_stripe(&mut self, batch: Vec<Change>) -> Result<(), Vec<Change>> {
         let geometry = self.geometry();
         let lens: Vec<Option<u32>> = batch.iter().map(Change::len).collect();
         let layout = layout(&lens, geometry.k());
+        if !self.make_room_for(&batch, &layout) {
+            return Err(batch);
+        }
+        let Some(mut sums) = Sums::of(&geometry, &self.scratch, &batch, &layout) else { return Err(batch) };
+        if sums.len() <= AT_ONCE {
+            while !sums.is_done() {
+                sums.work(&self.code);
+            }
+        }
+        self.assembly = Some(Assembly { batch, layout, sums });
+        Ok(())
+    }
+
+    fn make_room_for(&mut self, batch: &[Change], layout: &Layout) -> bool {
         let for_host = batch.iter().any(|c| matches!((&c.origin, &c.content), (Origin::Host(..), Content::Value(..))));
         let least = if for_host {
             RESERVED_GROUPS + 1
@@ -238,13 +294,19 @@ impl Volume {
         } else {
             1
         };
-        if !self.make_room(1 + layout.rows, batch.len(), least) {
+        self.make_room(1 + layout.rows, batch.len(), least)
+    }
+
+    /// Writes a stripe whose large values are summed.
+    fn finish_stripe(&mut self, assembly: Assembly) -> Result<(), Vec<Change>> {
+        let Assembly { batch, layout, sums } = assembly;
+        if !self.make_room_for(&batch, &layout) {
             return Err(batch);
         }
         let Some(open) = &self.open else { return Err(batch) };
         let (group, row) = (open.group, open.row);
         let mut copied = 0;
-        let built = self.build_data(&batch, &layout, (group, row), &mut copied);
+        let built = self.build_data(&batch, &layout, sums, (group, row), &mut copied);
         self.stats.store_copied_bytes += copied;
         let Some((built, entries)) = built else { return Err(batch) };
         let media = batch.iter().any(|change| match change.origin {
@@ -301,6 +363,7 @@ impl Volume {
         &self,
         batch: &[Change],
         layout: &Layout,
+        sums: Sums,
         (group, row): (u32, u32),
         copied: &mut u64,
     ) -> Option<(Built, Vec<Entry>)> {
@@ -347,7 +410,7 @@ impl Volume {
                 generation: self.generation(change.slot),
                 kind,
             };
-            let value_crc = value.map_or(0, |value| crc32c(value));
+            let value_crc = value.map_or(0, |value| sums.value_crc(n, value));
             entry.crc = record_crc(value_crc, &context, &entry);
             if let Some(value) = value {
                 let moved = match *spot {
@@ -387,8 +450,7 @@ impl Volume {
             stream.push(Piece::Bytes(value));
             stream.push(Piece::Bytes(tail));
         }
-        let built = build(&geometry, &self.code, &self.scratch, &self.zeros, header, page, &stream)?;
-        Some((built, entries))
+        Some((build(&geometry, &self.code, &self.zeros, header, page, &stream, sums), entries))
     }
 
     /// A large record: its whole pages from where they were received, and the rest, which is copied, with the trailer; and how much of
@@ -499,9 +561,18 @@ impl Volume {
         header.entries = entries.len() as u32;
         header.stripes = state.stripes.len() as u32;
         header.used = state.used;
-        let stream = [Piece::Bytes(paged(&self.scratch, &bytes)?)];
+        self.build_plain(header, paged(&self.scratch, &bytes)?)
+    }
+
+    /// A stripe without large values; `None` if there is no memory for it now.
+    pub(super) fn build_plain(&self, header: StripeHeader, bytes: SharedBuf) -> Option<Built> {
+        let geometry = self.geometry();
         let page = blank(&self.scratch)?;
-        build(&geometry, &self.code, &self.scratch, &self.zeros, header, page, &stream)
+        let mut sums = Sums::new(&geometry, &self.scratch, header.rows)?;
+        while !sums.is_done() {
+            sums.work(&self.code);
+        }
+        Some(build(&geometry, &self.code, &self.zeros, header, page, &[Piece::Bytes(bytes)], sums))
     }
 
     /// Sends a stripe to the devices.

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `change.rs` | Store and Delete, from their admission to their answer |
-//! | `layout.rs`, `build.rs`, `commit.rs` | stripes: laid out, put together, written, acknowledged in order |
+//! | `layout.rs`, `sums.rs`, `build.rs`, `commit.rs` | stripes: laid out, summed, put together, written, acknowledged in order |
 //! | `fetch.rs` | reading a record, and reconstructing it where that fails |
 //! | `stripe_task.rs` | reading and repairing a whole stripe: for cleaning, scrub, rebuild |
 //! | `clean.rs` | making room: cleaning, eviction, freeing groups |
@@ -34,6 +34,7 @@ mod recover;
 mod scan;
 mod scrub;
 mod stripe_task;
+mod sums;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -49,7 +50,7 @@ use self::{
     build::Zeros,
     change::{Change, Job},
     clean::Cleaner,
-    commit::{OpenGroup, Stripe},
+    commit::{Assembly, OpenGroup, Stripe},
     fetch::Fetch,
     group::Group,
     members::{MemberRuntime, SuperblockWriter},
@@ -131,6 +132,8 @@ pub struct Volume {
     cramped: VecDeque<Job>,
     /// What changes in flight will cost, bytes.
     pending_cost: u64,
+    /// What becomes the next stripe.
+    assembly: Option<Assembly>,
     stripes: VecDeque<Stripe>,
     flushes: Vec<(OpId, Vec<(u16, u64)>)>,
 
@@ -159,6 +162,7 @@ pub struct Volume {
     repairs: VecDeque<(u32, u32)>,
     repairing: bool,
     draining: bool,
+    takes_turns: bool,
 
     ops: Slab<Op>,
     out: VecDeque<DeviceRequest>,
@@ -375,9 +379,18 @@ impl Volume {
         self.done.pop_front()
     }
 
-    /// An operation for a device; its outcome goes to [`Self::handle_device`].
+    /// An operation for a device; its outcome goes to [`Self::handle_device`]. When there is none there is nothing to do either, unless
+    /// the driver has said that it [`takes turns`](Self::take_turns).
     pub fn poll_device(&mut self) -> Option<DeviceRequest> {
+        while self.out.is_empty() && !self.takes_turns && self.has_work() {
+            self.work();
+        }
         self.out.pop_front()
+    }
+
+    /// The driver serves others, too, and calls [`Self::work`] now and then while [`Self::has_work`] says so.
+    pub const fn take_turns(&mut self) {
+        self.takes_turns = true;
     }
 
     /// The operation `token` has ended.
@@ -435,6 +448,7 @@ impl Volume {
             && self.moves.is_empty()
             && self.locks.is_empty()
             && self.cramped.is_empty()
+            && self.assembly.is_none()
             && self.stripes.is_empty()
             && self.flushes.is_empty()
             && self.fetches.is_empty()

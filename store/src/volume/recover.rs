@@ -111,6 +111,8 @@ impl Volume {
             repairs: Default::default(),
             repairing: false,
             draining: false,
+            takes_turns: false,
+            assembly: None,
             ops: Default::default(),
             out: Default::default(),
             done: Default::default(),

@@ -287,3 +287,72 @@ fn any_m_devices_may_go_and_come_back() {
     rig.run();
     assert_eq!(rig.store("more", 100, 0).unwrap_err(), KvError::Unrecovered);
 }
+
+#[test]
+fn whoever_takes_turns_is_not_held_up_by_large_values() {
+    let mut rig = Rig::new(4, 1, 64, 64 << 20, NamespaceMode::Store);
+    assert!(matches!(rig.store("small", 4096, 1), Ok(KvOutcome::Stored)));
+    rig.volume.take_turns();
+    let lens = [1 << 20, (1 << 20) + 5000, 300_000];
+    for (n, len) in lens.iter().enumerate() {
+        let (key, value) = (Key::parse(&format!("large{n}")).unwrap(), rig.value(*len, n as u64));
+        rig.submit(KvRequest::Store { key, options: StoreOptions::empty(), value });
+    }
+    let mut steps = 0;
+    let mut answers = 0;
+    while rig.volume.has_work() {
+        assert!(steps < 100, "it does not end");
+        // What is asked meanwhile is answered meanwhile.
+        if steps < 3 {
+            rig.check("small", 4096, 1);
+            assert!(rig.volume.has_work() && rig.volume.poll_device().is_none());
+        }
+        rig.volume.work();
+        steps += 1;
+        if !rig.volume.has_work() {
+            answers += rig.run().len();
+        }
+    }
+    // The first is alone in its stripe, and the others share the next one.
+    assert!(steps >= 2 * (1 << 20) / (256 << 10), "{steps} steps");
+    assert_eq!(answers, lens.len());
+    assert!(rig.volume.is_idle());
+    let mut rig = rig.crash();
+    for (n, len) in lens.iter().enumerate() {
+        rig.check(&format!("large{n}"), *len, n as u64);
+    }
+    // A crash in between: as if it had never been asked for.
+    rig.volume.take_turns();
+    let (key, value) = (Key::parse("large0").unwrap(), rig.value(1 << 20, 77));
+    rig.submit(KvRequest::Store { key, options: StoreOptions::empty(), value });
+    rig.volume.work();
+    assert!(rig.volume.has_work() && !rig.volume.is_idle());
+    let mut rig = rig.crash();
+    rig.check("large0", 1 << 20, 0);
+}
+
+#[test]
+fn a_flood_of_overwrites_is_never_refused_for_want_of_room() {
+    let mut rig = Rig::new(4, 1, 12, 64 << 20, NamespaceMode::Store);
+    let mut in_flight = 0;
+    let (mut begun, mut ended) = (0_u64, 0);
+    // Twenty times as many groups as there are, with somebody always waiting.
+    while ended < 700 {
+        while in_flight < 12 {
+            let (key, value) = (Key::parse(&format!("k{}", begun % 6)).unwrap(), rig.value(1 << 20, begun));
+            rig.submit(KvRequest::Store { key, options: StoreOptions::empty(), value });
+            begun += 1;
+            in_flight += 1;
+        }
+        if let Some(request) = rig.volume.poll_device() {
+            let token = request.token;
+            let done = rig.devices.execute(request);
+            rig.volume.handle_device(token, done);
+        }
+        while let Some((_, result)) = rig.volume.poll() {
+            assert!(matches!(result, Ok(KvOutcome::Stored)), "after {ended} Stores: {result:?}");
+            in_flight -= 1;
+            ended += 1;
+        }
+    }
+}

@@ -391,7 +391,7 @@ impl World {
         }
     }
 
-    /// One completion of a device, or 50 ms.
+    /// One completion of a device, or 50 ms; and some of what waits for nobody.
     pub fn advance(&mut self) -> Check {
         let done = self.devices.finish(Duration::from_millis(50)).map_err(|error| error.to_string())?;
         let now = self.devices.now();
@@ -404,6 +404,7 @@ impl World {
             }
             None => self.volumes.iter_mut().for_each(|volume| volume.handle_time(now)),
         }
+        self.volumes.iter_mut().for_each(Volume::work);
         self.pump()?;
         self.check_patience()
     }
@@ -695,7 +696,13 @@ impl World {
                 });
             };
             match Volume::open(config, &present, &mut self.devices, &mut progress) {
-                Ok(volume) => self.volumes.push(volume),
+                Ok(mut volume) => {
+                    // Every other one is driven as by somebody who serves others, too.
+                    if (self.tally.opens + u64::from(shard)) % 2 == 1 {
+                        volume.take_turns();
+                    }
+                    self.volumes.push(volume);
+                }
                 Err(_) if self.devices.is_powerless() => return Ok(false),
                 Err(_) if self.strictness == Strictness::Safety => {
                     self.volumes.clear();

@@ -320,6 +320,18 @@ impl Backends {
         self.env.done.pop_front()
     }
 
+    /// Whether there is something to do here that waits for nobody: [`Self::work`].
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.pools.values().any(PoolPart::has_work)
+    }
+
+    /// Does some of it, so little that others can have their turn meanwhile: a few hundred KiB are read.
+    pub fn work(&mut self) {
+        self.pools.values_mut().for_each(PoolPart::work);
+        self.stirred = true;
+    }
+
     /// Whether requests wait here for memory of the pool: [`Self::poll`] is to be called when some has come back.
     #[must_use]
     pub fn wants_memory(&self) -> bool {

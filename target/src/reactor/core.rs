@@ -210,6 +210,10 @@ impl Core {
         self.receive()?;
         worked |= self.settle()?;
         worked |= self.send_bulk()?;
+        if self.backends.has_work() {
+            self.backends.work();
+            worked |= self.settle()?;
+        }
         if self.now >= pace.next_tick {
             self.tick();
             pace.next_tick = self.now + TICK;
@@ -225,8 +229,8 @@ impl Core {
     }
 
     fn timeout(&self, pace: &Pace) -> Duration {
-        let has_work = !self.ready.is_empty() || !self.sending.is_empty() || !self.ticking.is_empty();
-        if has_work || self.now < pace.spin_until {
+        let has_connections = !self.ready.is_empty() || !self.sending.is_empty() || !self.ticking.is_empty();
+        if has_connections || self.backends.has_work() || self.now < pace.spin_until {
             return Duration::ZERO;
         }
         let until_tick = pace.next_tick.saturating_duration_since(self.now);

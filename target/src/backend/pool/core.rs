@@ -78,7 +78,11 @@ impl PoolPart {
     ) -> Self {
         let shards = status.label.geometry.shards();
         let mine = volumes.extract_if(.., |(shard, _)| usize::from(*shard) % cores == core);
-        let volumes = mine.map(|(shard, volume)| CoreVolume { shard, volume, dirty: true }).collect();
+        let mine = mine.map(|(shard, mut volume)| {
+            volume.take_turns();
+            CoreVolume { shard, volume, dirty: true }
+        });
+        let volumes = mine.collect();
         Self {
             id,
             shards,
@@ -215,6 +219,19 @@ impl PoolPart {
                     break;
                 }
             }
+        }
+    }
+
+    /// Whether there is something to do that waits for nobody.
+    pub(in crate::backend) fn has_work(&self) -> bool {
+        self.volumes.iter().any(|place| place.volume.has_work())
+    }
+
+    /// Does some of it.
+    pub(in crate::backend) fn work(&mut self) {
+        for place in self.volumes.iter_mut().filter(|place| place.volume.has_work()) {
+            place.volume.work();
+            place.dirty = true;
         }
     }
 
