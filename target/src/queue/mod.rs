@@ -30,6 +30,8 @@ use crate::{
 const UNCONNECTED_SQSIZE: u16 = 2;
 /// The broadcast NSID.
 const NSID_ALL: u32 = u32::MAX;
+/// Data of a command that are longer than this leave memory for those of shorter ones, and for what is read.
+const PATIENT: u32 = 64 << 10;
 /// Bytes of the data of a Connect command.
 const CONNECT_DATA_SIZE: u32 = 1024;
 /// Most bytes that an admin or Fabrics command may send to the controller, or ask of it with one command.
@@ -349,7 +351,7 @@ impl Queue {
             return Some(Step::Later);
         };
         let step = match std::mem::replace(&mut command.stage, Stage::Executing) {
-            Stage::AwaitMemory { len, then } => match cx.pool.alloc(len as usize) {
+            Stage::AwaitMemory { len, then } => match landing_of(cx.pool, len) {
                 Some(buf) => {
                     command.stage = Stage::Receiving { landing: Landing::Pool(buf), then };
                     Step::Receive { index, len }
@@ -506,7 +508,7 @@ impl Queue {
 
     fn receive_pool(&mut self, cx: &mut Cx<'_>, index: usize, len: u32, then: Then) -> Step {
         // Fairness: nobody overtakes a command that waits for memory. No bytes need none, and nothing would bring them.
-        let buf = if len == 0 || self.starved.is_empty() { cx.pool.alloc(len as usize) } else { None };
+        let buf = if len == 0 || self.starved.is_empty() { landing_of(cx.pool, len) } else { None };
         let in_capsule = self.commands.get(index).is_some_and(|c| c.data.in_capsule);
         match buf {
             Some(buf) if len == 0 => self.submit(cx, index, then, buf),
@@ -675,6 +677,11 @@ impl Promise {
 fn unspill(buf: &mut PoolBuf, bytes: &[u8]) {
     buf.count_copied(bytes.len());
     buf.copy_in(0, bytes);
+}
+
+/// Memory to receive data into: a flood of long ones is not to take all that there is.
+fn landing_of(pool: &Pool, len: u32) -> Option<PoolBuf> {
+    if len > PATIENT { pool.alloc_patient(len as usize) } else { pool.alloc(len as usize) }
 }
 
 /// Whether a Fabrics command of this type carries data to the controller.
