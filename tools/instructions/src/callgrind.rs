@@ -2,12 +2,15 @@
 
 use std::{
     fs,
+    num::NonZero,
     os::unix::fs::symlink,
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     counts::{Cost, Operations},
@@ -25,8 +28,35 @@ const PROGRAM: &str = "operations";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What each operation takes. Callgrind's profiles stay in `keep`, named after the operations.
+///
+/// Each operation has a process of its own, so that its numbers do not depend on which others are counted; as many run at once
+/// as there are processors.
 pub(crate) fn count(operations: &[Operation], keep: Option<&Path>) -> Result<Operations> {
-    let folder = tempfile::tempdir().context("a folder for callgrind's profiles")?;
+    if let Some(keep) = keep {
+        fs::create_dir_all(keep).with_context(|| format!("cannot make {}", keep.display()))?;
+    }
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(operations.len());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut counts = Operations::new();
+        while let Some(operation) = operations.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let cost = count_one(operation, keep).with_context(|| format!("operation {}", operation.name))?;
+            counts.insert(operation.name.to_owned(), cost);
+        }
+        Ok(counts)
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let mut counts = Operations::new();
+        for worker in workers {
+            counts.extend(worker.join().unwrap_or_else(|_| bail!("a thread panicked"))?);
+        }
+        Ok(counts)
+    })
+}
+
+fn count_one(operation: &Operation, keep: Option<&Path>) -> Result<Cost> {
+    let folder = tempfile::tempdir().context("a folder for callgrind's profile")?;
     let program = std::env::current_exe().context("where this program is")?;
     // Where the stack and the heap begin depends on names and the environment, and on that in turn how copies are aligned and how
     // the allocator's free memory lies: a percent here and there. So nothing of that is the machine's.
@@ -36,8 +66,7 @@ pub(crate) fn count(operations: &[Operation], keep: Option<&Path>) -> Result<Ope
         .args(["--tool=callgrind", "--quiet", "--combine-dumps=no", "--collect-bus=yes", "--callgrind-out-file=out"])
         .args(TOGGLES.map(|name| format!("--toggle-collect={name}")))
         .args([format!("--zero-before={BEGIN}"), format!("--dump-before={END}")])
-        .args([&format!("./{PROGRAM}"), "run"])
-        .args(operations.iter().map(|operation| operation.name))
+        .args([&format!("./{PROGRAM}"), "run", operation.name])
         .current_dir(folder.path())
         .stdin(Stdio::null());
     // Copies and fills by `rep movsb` and `rep stosb` count as one instruction for each byte, which says nothing: the C library
@@ -46,24 +75,17 @@ pub(crate) fn count(operations: &[Operation], keep: Option<&Path>) -> Result<Ope
     let output = command.output().context("cannot run valgrind; make bench-check installs it")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "valgrind ended with {}:\n{said}", output.status);
-    let mut counts = Operations::new();
-    for (number, operation) in (1..).zip(operations) {
-        let path = folder.path().join(format!("out.{number}"));
-        let profile = fs::read_to_string(&path)
-            .with_context(|| format!("callgrind wrote no profile of {}:\n{said}", operation.name))?;
-        let total = total(&profile).with_context(|| format!("the profile of {}", operation.name))?;
-        let done = operation.batch * u64::from(operation.turns);
-        ensure!(total.instructions >= done, "{total:?} in {done} operations of {}", operation.name);
-        let each = |sum: u64| (sum + done / 2) / done;
-        let cost = Cost { instructions: each(total.instructions), atomics: each(total.atomics) };
-        counts.insert(operation.name.to_owned(), cost);
-        if let Some(keep) = keep {
-            fs::create_dir_all(keep).with_context(|| format!("cannot make {}", keep.display()))?;
-            let to = keep.join(format!("{}.callgrind", operation.name.replace('/', "-")));
-            fs::copy(&path, &to).with_context(|| format!("cannot write {}", to.display()))?;
-        }
+    let path = folder.path().join("out.1");
+    let profile = fs::read_to_string(&path).with_context(|| format!("callgrind wrote no profile:\n{said}"))?;
+    let total = total(&profile).context("callgrind's profile")?;
+    let done = operation.batch * u64::from(operation.turns);
+    ensure!(total.instructions >= done, "{total:?} in {done} operations");
+    if let Some(keep) = keep {
+        let to = keep.join(format!("{}.callgrind", operation.name.replace('/', "-")));
+        fs::copy(&path, &to).with_context(|| format!("cannot write {}", to.display()))?;
     }
-    Ok(counts)
+    let each = |sum: u64| (sum + done / 2) / done;
+    Ok(Cost { instructions: each(total.instructions), atomics: each(total.atomics) })
 }
 
 /// All that a profile has counted.

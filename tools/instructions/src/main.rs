@@ -19,7 +19,6 @@ use clap::{Parser, Subcommand};
 use crate::{
     compare::{Comparison, TOLERANCE},
     counts::{Counts, Toolchain},
-    scenes::Operation,
 };
 
 /// Counts the instructions of the hot paths and compares them with the committed numbers.
@@ -41,18 +40,18 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run operations; what callgrind looks at.
+    /// Run one operation; what callgrind looks at.
     #[command(hide = true)]
     Run {
-        /// Their names.
-        names: Vec<String>,
+        /// Its name.
+        name: String,
     },
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let result = match &options.command {
-        Some(Command::Run { names }) => run(names).map(|()| ExitCode::SUCCESS),
+        Some(Command::Run { name }) => run(name).map(|()| ExitCode::SUCCESS),
         None => check(&options),
     };
     result.unwrap_or_else(|error| {
@@ -62,17 +61,10 @@ fn main() -> ExitCode {
 }
 
 /// Does what is counted.
-fn run(names: &[String]) -> Result<()> {
+fn run(name: &str) -> Result<()> {
     let operations = scenes::all();
-    for name in names {
-        let operation = operations.iter().find(|operation| operation.name == name);
-        let operation = operation.with_context(|| format!("there is no operation {name}"))?;
-        turns(operation).with_context(|| format!("operation {name}"))?;
-    }
-    Ok(())
-}
-
-fn turns(operation: &Operation) -> Result<()> {
+    let operation = operations.iter().find(|operation| operation.name == name);
+    let operation = operation.with_context(|| format!("there is no operation {name}"))?;
     let mut scene = operation.scene()?;
     for _ in 0..operation.warm {
         scene.turn()?;
