@@ -7,11 +7,13 @@ use std::{
 };
 
 use kvof_spec::{
-    NvmOpcode, Sqe,
+    NvmOpcode, Property, Sqe,
+    fabrics::PropertyGetCmd,
     log::{GetLogPageCmd, LogId},
     sgl::SglDescriptor,
 };
 use kvof_target::{control::TargetLimits, transport::tcp::TcpSettings};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
     host::{Ask, BOTH, Host, retrieve, store, value},
@@ -157,4 +159,61 @@ fn answers_that_nobody_reads_take_bounded_memory() {
     }
     let data = io.read().unwrap();
     assert_eq!(data.kind, kvof_spec::tcp::PduType::C2H_DATA);
+}
+
+#[test]
+fn long_stores_leave_memory_to_short_commands() {
+    let rig = Rig::start(Options::default());
+    let (long, kept) = (2 << 20, 4 << 20);
+    rig.pool.keep(kept);
+    let (_admin, mut flood) = Host::pair(&rig, Ask { entries: 128, ..Ask::default() });
+    // More than there is memory for; their data never come.
+    for i in 0..100 {
+        flood.capsule(store(&format!("l{i}"), long), SglDescriptor::transport_data(long as u32), &[]);
+    }
+    wait_until("full", || rig.pool.in_use() + kept + long > rig.pool.limit());
+    let (_other, mut io) = Host::pair(&rig, Ask::default());
+    for i in 0..10 {
+        assert!(io.store(&format!("s{i}"), &value(i, 60_000)).status().is_success());
+        assert_eq!(io.retrieve(&format!("s{i}"), 60_000).1, value(i, 60_000));
+    }
+    drop(flood);
+    wait_until("free of what never came", || rig.pool.in_use() < 1 << 20);
+}
+
+/// Lets this process have `files` open files: both ends of every connection are in it.
+fn allow_files(files: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < files) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: limit.maximum })
+            .unwrap_or_else(|error| panic!("this test needs {files} open files (ulimit -Hn): {error}"));
+    }
+}
+
+#[test]
+fn a_thousand_idle_connections_and_some_at_work() {
+    allow_files(3000);
+    let limits = TargetLimits { max_controllers: 1100, ..TargetLimits::default() };
+    let rig = Rig::start(Options { cores: 2, max_connections: 1100, limits, ..Options::default() });
+    let (_admin, mut io) = Host::pair(&rig, Ask::default());
+    io.expect_alive();
+    // Every one is an admin queue of its own controller, kept alive for longer than this takes.
+    let idle: Vec<Host> = (0..1000).map(|_| Host::admin(&rig, Ask { kato_ms: 120_000, ..Ask::default() })).collect();
+    assert_eq!(rig.connections(), 1002);
+    let mut pairs: Vec<(Host, Host)> = (0..32).map(|_| Host::pair(&rig, Ask::default())).collect();
+    for round in 0..20 {
+        for (n, (_, io)) in pairs.iter_mut().enumerate() {
+            let (name, data) = (format!("v{n}"), value(n as u8 ^ round, 5000));
+            assert!(io.store(&name, &data).status().is_success());
+            assert_eq!(io.retrieve(&name, 5000).1, data);
+        }
+    }
+    assert_eq!(rig.connections(), 1066);
+    for mut host in idle {
+        // It still has its controller.
+        let property = PropertyGetCmd::new(Property::CSTS).unwrap().to_sqe();
+        assert!(host.execute(property, &[]).0.status().is_success());
+    }
+    drop(pairs);
+    wait_until("down to two", || rig.connections() == 2);
 }
