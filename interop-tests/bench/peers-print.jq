@@ -15,7 +15,7 @@ def figure: [if .ops.median then "\(.ops.median | rate) | \(.ops.least | rate) â
     (.bytes_per_second.median / 1e9 | two), (if .average_us.median then (.average_us.median | micros) else "" end),
     (if .p50_us.median then (.p50_us.median | micros) else "" end)] | join(" | ");
 
-"MDTS of kvof and of SPDK 128 KiB (so the host splits 1 MiB), of \"kvof wide\" 2 MiB. Every target spins, and so does spdk_nvme_perf.",
+"MDTS of kvof and of SPDK 128 KiB (so the host splits 1 MiB), of \"kvof wide\" 2 MiB. Every target but Redis spins, and so do spdk_nvme_perf and kvof bench.",
 (.machine.spdk // {} | if .version and .version != "" then "SPDK \(.version), \(if .hugepages then "with" else "without" end) hugepages." else empty end),
 table("kvof / SPDK malloc"; "kvof beside SPDK's malloc bdev, host spdk_nvme_perf"; "digests | "; digests),
 table("kvof / SPDK null"; "kvof beside SPDK's null bdev (which moves no data of its own), host spdk_nvme_perf"; "digests | "; digests),
