@@ -15,6 +15,7 @@
 mod disk;
 mod gather;
 mod kv_memory;
+mod memory_index;
 mod memory_shard;
 mod message;
 mod nvm_file;
