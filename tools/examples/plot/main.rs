@@ -48,7 +48,8 @@ impl Ratio {
             "store" => "Store",
             other => other,
         };
-        let size = if self.size >= 1 << 20 { format!("{} MiB", self.size >> 20) } else { format!("{} KiB", self.size >> 10) };
+        let size =
+            if self.size >= 1 << 20 { format!("{} MiB", self.size >> 20) } else { format!("{} KiB", self.size >> 10) };
         let digests = if self.digests { ", digests" } else { "" };
         format!("{op} {size}, depth {}{digests}", self.depth)
     }

@@ -66,7 +66,9 @@ pub(crate) fn draw(sections: &[Section]) -> String {
 
 fn legend(out: &mut String) -> f64 {
     let mut x = 8.0;
-    for (class, what, room) in [("met", "median, goal met", 145.0), ("missed", "goal missed", 115.0), ("plain", "no goal", 90.0)] {
+    for (class, what, room) in
+        [("met", "median, goal met", 145.0), ("missed", "goal missed", 115.0), ("plain", "no goal", 90.0)]
+    {
         push(out, &format!("<rect class=\"{class}\" x=\"{x}\" y=\"8\" width=\"14\" height=\"{BAR}\"/>"));
         text(out, "small", "start", x + 20.0, 19.0, what);
         x += room;
@@ -79,7 +81,8 @@ fn legend(out: &mut String) -> f64 {
 }
 
 fn draw_section(out: &mut String, section: &Section, top: f64) -> f64 {
-    let longest = section.bars.iter().flat_map(|bar| [bar.most, bar.median, bar.goal.unwrap_or(0.0)]).fold(1.0, f64::max);
+    let longest =
+        section.bars.iter().flat_map(|bar| [bar.most, bar.median, bar.goal.unwrap_or(0.0)]).fold(1.0, f64::max);
     let step = step(longest);
     let end = (longest / step).ceil() * step;
     let at = |ratio: f64| LEFT + ratio / end * PLOT;
@@ -97,7 +100,13 @@ fn draw_section(out: &mut String, section: &Section, top: f64) -> f64 {
         let middle = y + ROW / 2.0;
         text(out, "", "end", LEFT - 10.0, middle + 4.5, &bar.label);
         let (x, width, class) = (LEFT, at(bar.median) - LEFT, bar.class());
-        push(out, &format!("<rect class=\"{class}\" x=\"{x}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{BAR}\"/>", middle - BAR / 2.0));
+        push(
+            out,
+            &format!(
+                "<rect class=\"{class}\" x=\"{x}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{BAR}\"/>",
+                middle - BAR / 2.0
+            ),
+        );
         line(out, "spread", (at(bar.least), middle), (at(bar.most), middle));
         for end in [bar.least, bar.most] {
             line(out, "spread", (at(end), middle - 3.5), (at(end), middle + 3.5));
@@ -157,7 +166,8 @@ mod tests {
     #[test]
     fn everything_lies_within_the_picture() {
         for median in [0.01, 0.7, 1.0, 2.4, 37.0] {
-            let picture = draw(&[Section { title: "x & y".to_owned(), bars: vec![bar(median, Some(2.0)), bar(median, None)] }]);
+            let picture =
+                draw(&[Section { title: "x & y".to_owned(), bars: vec![bar(median, Some(2.0)), bar(median, None)] }]);
             assert!(picture.contains("a &lt; b") && picture.contains("x &amp; y"));
             for position in picture.split("x2=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
                 let position: f64 = position.parse().unwrap();
