@@ -13,6 +13,8 @@ use kvof_rdma::Registrations;
 
 use crate::mem;
 
+mod words;
+
 const WORD: usize = 8;
 
 /// Zeroed memory of fixed length, shared by its clones. Huge pages are asked for from 2 MiB upwards.
@@ -63,21 +65,13 @@ impl Region {
 
     /// Copies `src` to the bytes from `offset`.
     pub fn copy_in(&self, offset: u64, src: &[u8]) -> Result<(), RegionError> {
-        let words = self.words(offset, src.len())?;
-        let (chunks, _) = src.as_chunks::<WORD>();
-        for (word, bytes) in words.iter().zip(chunks) {
-            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-        }
+        words::store(self.words(offset, src.len())?, src);
         Ok(())
     }
 
     /// Copies the bytes from `offset` to `dst`.
     pub fn copy_out(&self, offset: u64, dst: &mut [u8]) -> Result<(), RegionError> {
-        let words = self.words(offset, dst.len())?;
-        let (chunks, _) = dst.as_chunks_mut::<WORD>();
-        for (word, bytes) in words.iter().zip(chunks) {
-            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-        }
+        words::load(self.words(offset, dst.len())?, dst);
         Ok(())
     }
 

@@ -167,14 +167,24 @@ impl DataOut {
         self.len() == 0
     }
 
-    /// A copy that no other command can write, or `None` if that holds for these bytes already.
+    /// Whether another command may write these bytes while they are sent.
     #[must_use]
-    pub fn to_stable(&self) -> Option<Self> {
-        let Self::Region { region, offset, len } = self else { return None };
-        let mut copy = vec![0; *len];
-        // Within the region's bounds and made of whole blocks, or it could not have been made.
-        region.copy_out(*offset as u64, &mut copy).ok()?;
-        Some(Self::Shared(SharedBuf::from_vec(copy)))
+    pub const fn is_shared(&self) -> bool {
+        matches!(self, Self::Region { .. })
+    }
+
+    /// Copies the bytes from `offset` as they are now; false if there are not as many. Of a region both `offset` and length are
+    /// multiples of 8, as those of blocks are.
+    #[must_use]
+    pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> bool {
+        let Some(end) = offset.checked_add(into.len()).filter(|end| *end <= self.len()) else { return false };
+        match self {
+            Self::Shared(buf) => buf.get(offset..end).is_some_and(|bytes| {
+                into.copy_from_slice(bytes);
+                true
+            }),
+            Self::Region { region, offset: base, .. } => region.copy_out((base + offset) as u64, into).is_ok(),
+        }
     }
 
     /// The `len` bytes from `offset`, as far as there are any, for the socket.

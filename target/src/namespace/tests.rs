@@ -199,11 +199,17 @@ fn segments_and_copies_stay_within_their_bytes() {
     let region = Region::new(4096).unwrap();
     region.copy_in(1024, &[7; 512]).unwrap();
     let data = DataOut::Region { region: region.clone(), offset: 1024, len: 512 };
-    let stable = data.to_stable().unwrap();
-    region.fill(1024, 512, 9).unwrap();
-    let DataOut::Shared(bytes) = &stable else { panic!() };
-    assert_eq!(**bytes, [7; 512]);
-    assert!(stable.to_stable().is_none());
+    let mut copy = vec![0; 512];
+    assert!(data.copy_out(0, &mut copy));
+    assert_eq!(copy, [7; 512]);
+    let mut part = [0; 16];
+    assert!(data.copy_out(496, &mut part) && part == [7; 16]);
+    for offset in [504, 512, usize::MAX] {
+        assert!(!data.copy_out(offset, &mut part), "{offset}");
+    }
+    assert!(data.is_shared());
+    let stable = DataOut::Shared(SharedBuf::from_vec(copy));
+    assert!(!stable.is_shared() && stable.copy_out(0, &mut part) && !stable.copy_out(504, &mut part));
     for data in [data, stable] {
         for (offset, len, expected) in [(0, 512, 512), (500, 100, 12), (512, 1, 0), (usize::MAX, usize::MAX, 0)] {
             assert_eq!(data.segment(offset, len).len(), expected);

@@ -395,10 +395,9 @@ impl Rig {
 
 /// The bytes for the host.
 pub(super) fn bytes_of(data: &DataOut) -> Vec<u8> {
-    match data.to_stable().as_ref().unwrap_or(data) {
-        DataOut::Shared(buf) => buf.to_vec(),
-        DataOut::Region { .. } => panic!("not stable"),
-    }
+    let mut bytes = vec![0; data.len()];
+    assert!(data.copy_out(0, &mut bytes));
+    bytes
 }
 
 /// The bytes that a block namespace read.

@@ -114,7 +114,8 @@ fn completions_wait_for_their_data() {
     let Some(Action::Respond { data: Some((data, segments)), cqe, .. }) = rig.links[1].held.pop_front() else {
         panic!()
     };
-    assert_eq!(bytes_of(data), pattern(1, 9000));
+    assert_eq!(bytes_of(&data), pattern(1, 9000));
+    drop(data);
     assert_eq!((segments[0].address, segments[0].key, segments[0].len), (mr.address, mr.key, mr.len));
     assert_eq!(cqe.cid.get(), cid);
     assert!(rig.links[1].held.is_empty(), "one action: the data, then the completion");
