@@ -16,14 +16,33 @@ pub(crate) fn map_zeroed(len: usize) -> io::Result<NonNull<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot map 0 bytes of memory"));
     }
     if len < HUGE_PAGE {
-        return map(len);
+        return map(len, MapFlags::PRIVATE);
     }
+    map_aligned(len, MapFlags::PRIVATE)
+}
+
+/// Address space of `len` bytes that read as zeros, aligned to 2 MiB; huge pages are asked for. Memory is taken as it is written, and is
+/// not reserved before: `len` may be more than the machine has. [`discard`] gives it back.
+pub(crate) fn map_untouched(len: usize) -> io::Result<NonNull<u8>> {
+    map_aligned(len, MapFlags::PRIVATE | MapFlags::NORESERVE)
+}
+
+/// Gives the memory of whole pages back to the kernel: they stay mapped, and read as zeros.
+///
+/// # Safety
+/// The range lies in one mapping, and nobody uses it.
+pub(crate) unsafe fn discard(start: NonNull<u8>, len: usize) -> io::Result<()> {
+    // SAFETY: promised by the caller.
+    Ok(unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxDontNeed) }?)
+}
+
+fn map_aligned(len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
     // The kernel aligns large anonymous mappings by itself only since 6.7: map more than needed and give back both ends.
     let padded = len
         .checked_next_multiple_of(crate::PAGE_SIZE)
         .and_then(|l| l.checked_add(HUGE_PAGE))
         .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    let start = map(padded)?;
+    let start = map(padded, flags)?;
     let head = start.as_ptr().align_offset(HUGE_PAGE);
     let tail = padded - head - (padded - HUGE_PAGE);
     // SAFETY: `head` < HUGE_PAGE, so the aligned start and the `len` bytes after it lie inside the `padded` bytes just mapped.
@@ -54,10 +73,10 @@ pub(crate) unsafe fn unmap(start: NonNull<u8>, len: usize) {
     let _ = unsafe { munmap(start.as_ptr().cast(), len) };
 }
 
-fn map(len: usize) -> io::Result<NonNull<u8>> {
+fn map(len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a private anonymous mapping at an address of the kernel's choice touches no existing memory.
-    let start = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, MapFlags::PRIVATE) }?;
+    let start = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, flags) }?;
     NonNull::new(start.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
 }
 

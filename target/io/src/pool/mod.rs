@@ -9,6 +9,7 @@
 //! pool at its limit that looks for memory elsewhere, meets another thread, for the time of a vector push. The shared counter
 //! is written only when memory is obtained from or returned to the system, so reuse touches no line that other cores write.
 
+mod arena;
 mod buf;
 mod classes;
 mod part;
@@ -19,7 +20,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use buf::PoolBuf;
 pub use classes::PAGE_SIZE;
@@ -29,6 +30,7 @@ pub use shared::SharedBuf;
 use kvof_rdma::Registrations;
 
 use crate::mem;
+use arena::Arena;
 use classes::class_of;
 
 /// How a [`Pool`] is made.
@@ -60,7 +62,8 @@ impl Pool {
         // A quarter of the address space is beyond any machine and keeps class sizes from overflowing.
         let limit = config.limit.min(usize::MAX / 4) & !(PAGE_SIZE - 1);
         let classes = class_of(limit).map_or(0, |(class, _)| class + 1);
-        let core = Arc::new(Core { limit, reserved: AtomicUsize::new(0), kept: AtomicUsize::new(0) });
+        let core =
+            Arc::new(Core { limit, arena: OnceLock::new(), reserved: AtomicUsize::new(0), kept: AtomicUsize::new(0) });
         let shards = (0..config.shards.max(1)).map(|_| Arc::new(Shard::new(Arc::clone(&core), classes))).collect();
         Self { inner: Arc::new(Inner { core, shards }) }
     }
@@ -123,7 +126,7 @@ impl Pool {
         let core = &*self.inner.core;
         loop {
             if core.reserve(size) {
-                return Chunk::from_system(size).or_else(|| {
+                return core.obtain(size).or_else(|| {
                     core.release(size);
                     None
                 });
@@ -170,6 +173,8 @@ struct Inner {
 
 struct Core {
     limit: usize,
+    /// Where the chunks are, but for those that it has no gap for. Made when memory is first asked for.
+    arena: OnceLock<Option<Arena>>,
     /// Bytes obtained from the system and not yet returned: in use, cached, or on the way between the two.
     reserved: AtomicUsize,
     /// Bytes that those who can wait leave to others.
@@ -185,6 +190,27 @@ impl Core {
 
     fn release(&self, size: usize) {
         self.reserved.fetch_sub(size, Ordering::AcqRel);
+    }
+
+    /// New memory, for which there is room in the limit.
+    fn obtain(&self, size: usize) -> Option<Chunk> {
+        let arena = self.arena.get_or_init(|| Arena::new(self.limit)).as_ref();
+        let start = arena.and_then(|arena| arena.take(size)).or_else(|| from_system(size))?;
+        Some(Chunk { start, size, registrations: Registrations::new() })
+    }
+
+    /// Gives the memory of a chunk back, and its room in the limit.
+    fn discard(&self, chunk: Chunk) {
+        let Chunk { start, size, registrations } = chunk;
+        // Devices let go of it first.
+        drop(registrations);
+        match self.arena.get().and_then(Option::as_ref).filter(|arena| arena.contains(start)) {
+            // SAFETY: `obtain` took it from this arena with this size, and the chunk was its only owner.
+            Some(arena) => unsafe { arena.give_back(start, size) },
+            // SAFETY: it is not the arena's, so `obtain` had it from the system with this size; the chunk was its only owner.
+            None => unsafe { to_system(start, size) },
+        }
+        self.release(size);
     }
 }
 
@@ -227,8 +253,7 @@ impl Shard {
             self.cached.fetch_add(size, Ordering::AcqRel);
         } else {
             drop(free);
-            drop(chunk);
-            self.core.release(size);
+            self.core.discard(chunk);
         }
     }
 
@@ -244,8 +269,7 @@ impl Shard {
             chunk
         };
         let size = chunk.size;
-        drop(chunk);
-        self.core.release(size);
+        self.core.discard(chunk);
         Some(size)
     }
 }
@@ -256,7 +280,8 @@ impl Drop for Shard {
     }
 }
 
-/// Memory from the system: `size` initialised bytes (a multiple of the page size) at a page boundary, owned by this value.
+/// Memory of a pool: `size` initialised bytes (a multiple of the page size) at a page boundary, owned by this value. It goes back by
+/// [`Core::discard`]; dropped, it is lost.
 struct Chunk {
     start: NonNull<u8>,
     size: usize,
@@ -269,34 +294,31 @@ unsafe impl Send for Chunk {}
 // SAFETY: a shared reference to a chunk gives no access to its memory; `PoolBuf` lends that under the usual borrow rules.
 unsafe impl Sync for Chunk {}
 
-impl Chunk {
-    fn from_system(size: usize) -> Option<Self> {
-        let start = if size >= mem::HUGE_PAGE {
-            mem::map_zeroed(size).ok()?
-        } else {
-            let layout = Self::layout(size)?;
-            // SAFETY: the layout's size is not zero: sizes are whole pages.
-            NonNull::new(unsafe { alloc_zeroed(layout) })?
-        };
-        Some(Self { start, size, registrations: Registrations::new() })
+/// `size` zeroed bytes of their own, where an arena has no room.
+fn from_system(size: usize) -> Option<NonNull<u8>> {
+    if size >= mem::HUGE_PAGE {
+        return mem::map_zeroed(size).ok();
     }
+    // SAFETY: the layout's size is not zero: sizes are whole pages.
+    NonNull::new(unsafe { alloc_zeroed(layout(size)?) })
+}
 
-    fn layout(size: usize) -> Option<Layout> {
-        Layout::from_size_align(size, PAGE_SIZE).ok().filter(|l| l.size() > 0)
+/// Gives back what [`from_system`] gave.
+///
+/// # Safety
+/// It gave `start` for this size, and nobody uses the memory any more.
+unsafe fn to_system(start: NonNull<u8>, size: usize) {
+    if size >= mem::HUGE_PAGE {
+        // SAFETY: mapped with this size, and promised by the caller.
+        unsafe { mem::unmap(start, size) };
+    } else if let Some(layout) = layout(size) {
+        // SAFETY: allocated with this very layout, and promised by the caller.
+        unsafe { dealloc(start.as_ptr(), layout) };
     }
 }
 
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        self.registrations = Registrations::new();
-        if self.size >= mem::HUGE_PAGE {
-            // SAFETY: mapped with this size by `from_system`, and this value was its only owner.
-            unsafe { mem::unmap(self.start, self.size) };
-        } else if let Some(layout) = Self::layout(self.size) {
-            // SAFETY: allocated with this very layout by `from_system`, and this value was its only owner.
-            unsafe { dealloc(self.start.as_ptr(), layout) };
-        }
-    }
+fn layout(size: usize) -> Option<Layout> {
+    Layout::from_size_align(size, PAGE_SIZE).ok().filter(|l| l.size() > 0)
 }
 
 /// A small number for the calling thread, in order of first use, so that threads spread over the shards evenly.

@@ -265,3 +265,20 @@ fn what_is_kept_is_left_to_those_who_cannot_wait() {
     assert_eq!(std::iter::from_fn(|| pool.alloc_patient(1 << 20)).take(100).collect::<Vec<_>>().len(), 8);
     assert!(pool.alloc_patient(13 << 20).is_none() && pool.alloc_patient(0).is_some());
 }
+
+#[test]
+fn short_buffers_lie_side_by_side_in_huge_pages() {
+    let pool = Pool::new(PoolConfig { limit: 16 << 20, shards: 1 });
+    let first = pool.alloc(1 << 20).unwrap();
+    let second = pool.alloc(1 << 20).unwrap();
+    let at = |buf: &PoolBuf| buf.start() as usize;
+    assert_eq!((at(&first) % (2 << 20), at(&second)), (0, at(&first) + (1 << 20)));
+    // Memory that was evicted for another size comes back as zeros.
+    let mut fill: Vec<_> = std::iter::from_fn(|| pool.alloc(64 << 10)).collect();
+    fill.iter_mut().for_each(|buf| buf.fill(7));
+    assert_eq!(fill.len(), 14 * 16);
+    drop(fill);
+    let large = pool.alloc(13 << 20).unwrap();
+    assert!(large.iter().all(|byte| *byte == 0));
+    assert!(pool.in_use() <= pool.limit());
+}
