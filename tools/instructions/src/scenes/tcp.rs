@@ -35,7 +35,7 @@ const KEYS: u64 = 4096;
 const LARGE_KEYS: u64 = 16;
 
 pub(super) fn operations() -> Vec<Operation> {
-    use Kind::{Exist, List, Read, Retrieve, Store, Write};
+    use Kind::{Exist, List, Read, Retrieve, Store, StoreNew, Write};
     const NONE: Digests = Digests { header: false, data: false };
     const BOTH: Digests = Digests { header: true, data: true };
     /// `scene!(kind, bytes, digests, flow control)` as a function.
@@ -74,6 +74,7 @@ pub(super) fn operations() -> Vec<Operation> {
         Operation::new("tcp/kv-store-4k/32", 32, few, scene!(Store, K4, NONE)),
         Operation::new("tcp/kv-store-4k-digests/32", 32, few, scene!(Store, K4, BOTH)),
         Operation::new("tcp/kv-store-1m/1", 1, few, scene!(Store, M1, NONE)),
+        Operation::new("tcp/kv-store-new-4k/32", 32, few, scene!(StoreNew, K4, NONE)),
         Operation::new("tcp/kv-exist/32", 32, few, scene!(Exist, K4, NONE)),
         Operation::new("tcp/kv-list-4k/1", 1, few, scene!(List, K4, NONE)),
     ]
@@ -84,14 +85,17 @@ enum Kind {
     Read,
     Write,
     Retrieve,
+    /// In place of another value.
     Store,
+    /// Under a new key.
+    StoreNew,
     Exist,
     List,
 }
 
 impl Kind {
     const fn sends(self) -> bool {
-        matches!(self, Self::Write | Self::Store)
+        matches!(self, Self::Write | Self::Store | Self::StoreNew)
     }
 
     const fn is_kv(self) -> bool {
@@ -109,6 +113,8 @@ struct Tcp {
     io: Wire,
     value: Vec<u8>,
     scattered: Scattered,
+    /// Keys that were stored.
+    stored: u64,
     turns: u32,
     /// Bytes that answer a turn.
     answer: usize,
@@ -135,6 +141,7 @@ impl Tcp {
             io,
             value,
             scattered: Scattered::new(),
+            stored: 0,
             turns: 0,
             answer: 0,
         };
@@ -149,11 +156,16 @@ impl Tcp {
     }
 
     fn fill(&mut self) -> Result<()> {
-        for number in 0..self.keys() {
-            let sqe = self.store(number);
+        while self.stored < self.keys() {
+            let sqe = self.store_next();
             self.io.command(&mut self.served, sqe, &self.value)?;
         }
         Ok(())
+    }
+
+    fn store_next(&mut self) -> Sqe {
+        self.stored += 1;
+        self.store(self.stored - 1)
     }
 
     fn store(&self, number: u64) -> Sqe {
@@ -175,6 +187,7 @@ impl Tcp {
             }
             Kind::Retrieve => KvCommand::retrieve(KV, &key(number), RetrieveOptions::empty(), self.len).to_sqe(sgl),
             Kind::Store => self.store(number),
+            Kind::StoreNew => self.store_next(),
             Kind::Exist => KvCommand::exist(KV, &key(number)).to_sqe(none),
             Kind::List => KvCommand::list(KV, Some(&key(number)), self.len).to_sqe(sgl),
         })
