@@ -1,12 +1,12 @@
 //! From nothing to a ready controller: connections, Connect, enable, Identify, I/O queues. And back: shutdown.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     sync::{Arc, OnceLock},
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use futures_util::future::try_join_all;
 use kvof_spec::fabrics::{
     CNTLID_DYNAMIC, ConnectAttributes, ConnectCmd, ConnectData, ConnectError, ConnectResult, PropertyGetCmd,
     PropertySetCmd,
@@ -203,12 +203,33 @@ async fn connect_io_queues(shared: &Shared, cap: Cap, info: &mut ControllerInfo)
         descriptors = rdma_limits(shared, info)?;
     }
     let queue = QueueLimits { sqsize, in_capsule: info.in_capsule, descriptors, cntlid: info.cntlid };
-    try_join_all(shared.io.iter().take(count).map(|port| async move {
+    all(shared.io.iter().take(count).map(|port| async move {
         open_connection(shared, port, queue).await?;
         connect_queue(shared, port, sqsize, queue.cntlid, 0).await
     }))
-    .await?;
-    Ok(())
+    .await
+}
+
+/// Runs them all at once, until all have ended or one has failed. Whatever wakes this polls every one of them: ports wake the
+/// supervisor, not the future that waits, and what joins futures elsewhere polls of many only those that were woken.
+async fn all<T>(futures: impl Iterator<Item = impl Future<Output = Result<T>>>) -> Result<()> {
+    let mut waiting: Vec<_> = futures.map(Box::pin).collect();
+    poll_fn(|cx| {
+        let mut failed = None;
+        waiting.retain_mut(|future| match future.as_mut().poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(result) => {
+                failed = failed.take().or(result.err());
+                false
+            }
+        });
+        match failed {
+            Some(error) => Poll::Ready(Err(error)),
+            None if waiting.is_empty() => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Sets what I/O commands may do over RDMA; gives how many descriptors they may have.

@@ -180,3 +180,19 @@ fn a_host_finds_the_target_again_after_a_restart() {
     assert!(block_on(kv.retrieve_vec(key("kept"))).unwrap() == data);
     assert!(controller.reconnects() > 0);
 }
+
+#[test]
+fn a_controller_has_as_many_queues_as_it_asks_for() {
+    let rig = Rig::start(Options { cores: 2, ..Options::default() });
+    let mut options = ConnectOptions::default();
+    options.io_queues = 64;
+    let controller = connect(&rig, &options);
+    assert_eq!((controller.info().unwrap().io_queues, rig.connections()), (64, 65));
+    let kv = open(&controller, KV);
+    for i in 0..128 {
+        let name = key(&format!("q{i}"));
+        block_on(kv.store(name, value(i, 100), StoreOptions::empty())).0.unwrap();
+        assert_eq!(block_on(kv.retrieve_vec(name)).unwrap(), value(i, 100));
+    }
+    block_on(controller.disconnect());
+}
