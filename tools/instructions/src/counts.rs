@@ -64,8 +64,8 @@ impl Counts {
     }
 
     /// These numbers, to be renewed in part: all must be made with the same.
-    pub(crate) fn made_with(self, toolchain: Toolchain) -> Result<Self> {
-        let different = self.toolchain.differences(&toolchain);
+    pub(crate) fn made_with(self, toolchain: &Toolchain) -> Result<Self> {
+        let different = self.toolchain.differences(toolchain);
         ensure!(
             different.is_empty(),
             "some numbers alone cannot be renewed, since the others were made with something else:\n{}",
@@ -154,7 +154,7 @@ mod tests {
         let (was, is) = (toolchain("rustc 1.95.0"), toolchain("rustc 1.96.0"));
         assert!(was.differences(&was).is_empty());
         assert_eq!(was.differences(&is), ["  rustc: \"rustc 1.95.0\", here \"rustc 1.96.0\""]);
-        let error = Counts::empty(was).made_with(is).unwrap_err();
+        let error = Counts::empty(was).made_with(&is).unwrap_err();
         assert!(error.to_string().contains("1.96.0"), "{error}");
     }
 

@@ -88,7 +88,7 @@ fn check(options: &Options) -> Result<ExitCode> {
     let now = callgrind::count(&operations, options.keep.as_deref())?;
     let path = counts::path();
     if options.update {
-        let mut counts = if is_all { Counts::empty(toolchain) } else { Counts::read(&path)?.made_with(toolchain)? };
+        let mut counts = if is_all { Counts::empty(toolchain) } else { Counts::read(&path)?.made_with(&toolchain)? };
         counts.operations.extend(now);
         counts.write(&path)?;
         println!("{} operations written to {}", operations.len(), path.display());
