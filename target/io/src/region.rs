@@ -16,6 +16,9 @@ use crate::mem;
 mod words;
 
 const WORD: usize = 8;
+/// Bytes that the second cache of a core holds beside others.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const PREFETCH_MAX: usize = 256 << 10;
 
 /// Zeroed memory of fixed length, shared by its clones. Huge pages are asked for from 2 MiB upwards.
 #[derive(Debug, Clone)]
@@ -126,6 +129,18 @@ impl RegionSlice {
     /// Whether the slice has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Asks the processor to bring the first 256 KiB closer, so that they are on their way before the kernel copies them into a socket. More
+    /// would push out what came first.
+    pub fn prefetch(&self) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for line in (0..self.len.min(PREFETCH_MAX)).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            let line = self.start().wrapping_add(line);
+            // SAFETY: a prefetch changes nothing and reads nothing that anybody sees, wherever it points.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+        }
     }
 
     /// Appends the bytes to `out`, as they are now.

@@ -256,7 +256,10 @@ impl Bench<'_> {
             0 => String::new(),
             some => format!(", {some} idle connections"),
         };
-        output.line(format_args!("{jobs}{poll}, {queues}{digests}{idle}, {how_long}{rate}{verify}; {}\n", set.describe()))?;
+        output.line(format_args!(
+            "{jobs}{poll}, {queues}{digests}{idle}, {how_long}{rate}{verify}; {}\n",
+            set.describe()
+        ))?;
         let capacity = u32::from(info.io_queues) * u32::from(info.queue_depth);
         if let Some(depth) = args.depth.iter().find(|depth| **depth > capacity) {
             let shape = format!("{queues} of {} commands", info.queue_depth);
