@@ -459,9 +459,9 @@ fn space_is_as_the_table_says() {
         for _ in 0..3 {
             assert_eq!(engine.store(1, len as usize), (written * 4096, 1), "{} alone", row[0]);
         }
-        // Four stripes (of large values eight) begin at once with what is there, one value each; what comes meanwhile shares
-        // the next.
-        let alone = if len >= 128 << 10 { 8 } else { 4 };
+        // Four stripes begin at once with what is there, one value each; what comes meanwhile shares the next. Large values are summed
+        // stripe by stripe, so that what comes while the first one is shares the next.
+        let alone = if len >= 128 << 10 { 1 } else { 4 };
         let values: u64 = row[4].parse().unwrap();
         let mut engine = Engine::new();
         let (bytes, stripes) = engine.store(values as usize + alone, len as usize);
