@@ -25,14 +25,18 @@ rdma_up
 nvmet_serve rdma "$port_address" 4421
 serve "$here/rdma.toml"
 
-# disk NQN TRANSPORT PORT: $disk is the node of the block device by this connection.
+# disk NQN TRANSPORT PORT: $disk is the node of the block device by this connection. The kernel looks at namespaces side by side and numbers
+# the nodes as it comes to them: only the identifier tells which is which.
 disk() {
-    local answer tries
+    local answer tries sys
     answer=$(nvme connect -o json -t "$2" -a "$port_address" -s "$3" -n "$1")
     [[ $answer =~ nvme[0-9]+ ]]
     for (( tries = 0; tries < 100; tries++ )); do
-        disk=/dev/${BASH_REMATCH[0]}n1
-        [ ! -b "$disk" ] || return 0
+        for sys in /sys/class/block/"${BASH_REMATCH[0]}"n*/nsid; do
+            [ -e "$sys" ] && [ "$(<"$sys")" = 1 ] || continue
+            sys=${sys%/nsid} disk=/dev/${sys##*/}
+            [ ! -b "$disk" ] || return 0
+        done
         sleep 0.1
     done
     return 1
