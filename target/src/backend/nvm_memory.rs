@@ -30,7 +30,7 @@ impl NvmMemory {
             NvmRequest::Read { offset, len } => {
                 let len = *len as usize;
                 let out_of_range = IoError::Nvm(Status::LBA_OUT_OF_RANGE);
-                self.region.slice(*offset, len).map_err(refused)?.prefetch();
+                self.region.slice(*offset, len).map_err(refused)?;
                 let offset = usize::try_from(*offset).map_err(|_| out_of_range)?;
                 Ok(IoOutcome::NvmData(DataOut::Region { region: self.region.clone(), offset, len }))
             }

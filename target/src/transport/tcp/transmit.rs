@@ -103,7 +103,11 @@ impl Connection {
                 self.tx.push(seg);
                 self.tx.push_bytes(&value);
             } else {
-                self.tx.push(data.segment(offset, len));
+                let seg = data.segment(offset, len);
+                if let TxSeg::Region(slice) = &seg {
+                    slice.prefetch();
+                }
+                self.tx.push(seg);
             }
             offset += len;
         }
