@@ -76,6 +76,22 @@ impl Wake for Signal {
 
 /// Runs a future to its end on the calling thread.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    run(future, |signal| signal.sleep(None))
+}
+
+/// Runs a future to its end on the calling thread, which calls `turn` instead of sleeping.
+pub(crate) fn spin_on<F: Future>(mut turn: impl FnMut() -> bool, future: F) -> F::Output {
+    run(future, |signal| {
+        while !signal.raised.swap(false, Ordering::AcqRel) {
+            if !turn() {
+                std::hint::spin_loop();
+            }
+        }
+    })
+}
+
+/// Polls a future until it is ready, and calls `wait` in between, which returns when the signal was raised.
+fn run<F: Future>(future: F, mut wait: impl FnMut(&Signal)) -> F::Output {
     let signal = Arc::new(Signal::default());
     signal.attach();
     let waker = Waker::from(Arc::clone(&signal));
@@ -85,25 +101,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return output;
         }
-        signal.sleep(None);
-    }
-}
-
-/// Runs a future to its end on the calling thread, which calls `turn` instead of sleeping.
-pub(crate) fn spin_on<F: Future>(mut turn: impl FnMut() -> bool, future: F) -> F::Output {
-    let signal = Arc::new(Signal::default());
-    let waker = Waker::from(Arc::clone(&signal));
-    let mut cx = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-            return output;
-        }
-        while !signal.raised.swap(false, Ordering::AcqRel) {
-            if !turn() {
-                std::hint::spin_loop();
-            }
-        }
+        wait(&signal);
     }
 }
 
