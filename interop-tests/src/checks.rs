@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::binaries::Binaries;
-use crate::{End, Guest, Kernel, Tail, repository};
+use crate::{End, Guest, Kernel, Outcome, Tail, repository};
 
 /// What the hosts of a guest connect by. A check says which it is for: `# transport: tcp rdma`; one that says nothing is for TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +56,33 @@ pub struct Report {
     pub transport: Transport,
     /// Every check that was to run, in order.
     pub checks: Vec<CheckResult>,
-    /// From starting the emulator to the first check.
+    /// The times that the guest's kernel panicked and was booted again.
+    pub panics: Vec<Panic>,
+    /// From starting the emulator to the first check, of all boots.
     pub boot: Duration,
-    /// From starting the emulator to its end.
+    /// From starting the emulator to its end, of all boots.
     pub total: Duration,
     /// Why the guest did not end as it should, with its console.
     pub guest_fault: Option<String>,
+}
+
+/// How often the checks of one kernel go on after it has panicked.
+const MAX_PANICS: usize = 2;
+
+/// A panic of the guest's kernel.
+#[derive(Clone, Debug)]
+pub struct Panic {
+    /// The check that ran.
+    pub check: String,
+    /// What the kernel said before it, and of it.
+    pub words: String,
+}
+
+impl fmt::Display for Panic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "  PANIC  {}: the guest's kernel panicked:", self.check)?;
+        self.words.lines().try_for_each(|line| write!(f, "\n         | {line}"))
+    }
 }
 
 impl Report {
@@ -99,7 +120,12 @@ impl fmt::Display for Report {
             self.kernel,
             self.transport.name(),
             self.checks.len()
-        )
+        )?;
+        if !self.panics.is_empty() {
+            let during: Vec<&str> = self.panics.iter().map(|panic| panic.check.as_str()).collect();
+            write!(f, "; the kernel panicked during {}", during.join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -170,6 +196,10 @@ pub fn name(file: &Path) -> String {
 
 /// Boots `kernel` and runs the checks of `files` in it; `progress` is told of each as it ends.
 ///
+/// No program can make a sound kernel panic, so a panic says nothing of what was checked: the check that ran then and those after it run
+/// again on a fresh boot, [`MAX_PANICS`] times at most, and the report keeps what each panic printed. A check during which the kernel
+/// panics twice has failed.
+///
 /// # Errors
 /// When the guest cannot be started at all. What fails in it is in the report.
 pub fn run(
@@ -179,6 +209,69 @@ pub fn run(
     files: &[PathBuf],
     mut progress: impl FnMut(&CheckResult),
 ) -> Result<Report> {
+    let mut report = Report {
+        kernel: kernel.version.clone(),
+        transport,
+        checks: Vec::new(),
+        panics: Vec::new(),
+        boot: Duration::ZERO,
+        total: Duration::ZERO,
+        guest_fault: None,
+    };
+    let mut left = files;
+    loop {
+        let part = run_once(kernel, transport, binaries, left, &mut progress)?;
+        left = left.get(part.results.len()..).unwrap_or_default();
+        report.checks.extend(part.results);
+        report.boot += part.outcome.boot.unwrap_or_default();
+        report.total += part.outcome.total;
+        if let (End::Died, Some(check), Some(words)) = (part.outcome.end, &part.running, part.outcome.panic()) {
+            let again = report.panics.len() < MAX_PANICS && report.panics.iter().all(|panic| panic.check != *check);
+            let panic = Panic { check: check.clone(), words };
+            eprintln!("{panic}");
+            report.panics.push(panic);
+            if again {
+                continue;
+            }
+        }
+        // Whoever was expected and did not report has failed, the one that was running with what it printed.
+        for name in left.iter().map(|file| name(file)) {
+            let output = if part.running.as_ref() == Some(&name) {
+                format!("{}\nthe guest ended while this check ran", part.outcome.file(&format!("{name}.log")))
+            } else {
+                "did not run".to_owned()
+            };
+            let result = CheckResult { name, ok: false, duration: Duration::ZERO, output };
+            progress(&result);
+            report.checks.push(result);
+        }
+        report.guest_fault = match part.outcome.end {
+            End::Exit(0 | 1) => None,
+            End::Exit(code) => {
+                Some(format!("the list of checks ended with exit code {code}:\n{}", part.outcome.file("output")))
+            }
+            End::Died | End::TimedOut => part.outcome.exit_code().err().map(|error| error.to_string()),
+        };
+        return Ok(report);
+    }
+}
+
+/// What came of one boot.
+struct Part {
+    /// The checks that ended, in order: the first of the list.
+    results: Vec<CheckResult>,
+    /// The one that had begun and not ended.
+    running: Option<String>,
+    outcome: Outcome,
+}
+
+fn run_once(
+    kernel: &Kernel,
+    transport: Transport,
+    binaries: &Binaries,
+    files: &[PathBuf],
+    progress: &mut impl FnMut(&CheckResult),
+) -> Result<Part> {
     let dir = repository().join("interop-tests/checks");
     let mut script = format!("exec {}", dir.join("lib/run").display());
     for file in files {
@@ -217,34 +310,7 @@ pub fn run(
             results.push(result);
         }
     })?;
-
-    // Whoever was expected and did not report has failed, the one that was running with what it printed.
-    for name in files.iter().map(|file| name(file)) {
-        if results.iter().any(|result| result.name == name) {
-            continue;
-        }
-        let output = if running.as_ref() == Some(&name) {
-            format!("{}\nthe guest ended while this check ran", outcome.file(&format!("{name}.log")))
-        } else {
-            "did not run".to_owned()
-        };
-        let result = CheckResult { name, ok: false, duration: Duration::ZERO, output };
-        progress(&result);
-        results.push(result);
-    }
-    let guest_fault = match outcome.end {
-        End::Exit(0 | 1) => None,
-        End::Exit(code) => Some(format!("the list of checks ended with exit code {code}:\n{}", outcome.file("output"))),
-        End::Died | End::TimedOut => outcome.exit_code().err().map(|error| error.to_string()),
-    };
-    Ok(Report {
-        kernel: kernel.version.clone(),
-        transport,
-        checks: results,
-        boot: outcome.boot.unwrap_or_default(),
-        total: outcome.total,
-        guest_fault,
-    })
+    Ok(Part { results, running, outcome })
 }
 
 #[cfg(test)]

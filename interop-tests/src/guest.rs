@@ -32,6 +32,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// What is shown of the console of a boot that is repeated.
 const LAST_LINES: usize = 20;
 
+/// What is kept of the console before a panic: the fault's registers and stack.
+const PANIC_LINES: usize = 100;
+
 /// The kernel's command line, before what the repository's place and the caller add.
 ///
 /// * `no_timer_check`: the kernel counts ticks of the timer during a short busy wait and panics ("IO-APIC + timer doesn't work") when there
@@ -293,6 +296,11 @@ impl Outcome {
         }
     }
 
+    /// What the guest's kernel said before it panicked, its last words being that it does; `None` when it did not panic.
+    pub fn panic(&self) -> Option<String> {
+        panic_words(&self.file("console"))
+    }
+
     fn summary(&self) -> String {
         let seconds = self.total.as_secs_f64();
         let end = match self.end {
@@ -326,6 +334,13 @@ impl fmt::Display for Outcome {
         }
         Ok(())
     }
+}
+
+/// The part of a console that tells of a panic. The fault before it has no fixed first word: what is kept is [`PANIC_LINES`] lines.
+fn panic_words(console: &str) -> Option<String> {
+    let lines: Vec<&str> = console.lines().collect();
+    let panic = lines.iter().position(|line| line.contains("Kernel panic - "))?;
+    Some(lines[panic.saturating_sub(PANIC_LINES)..=panic].join("\n"))
 }
 
 /// Prints what has been appended to a file since the last time.
