@@ -16,9 +16,9 @@ use crate::mem;
 mod words;
 
 const WORD: usize = 8;
-/// Bytes that the second cache of a core holds beside others.
+/// Slices that are longer are not prefetched: copying them, the processor sees by itself what comes next, and asking costs more.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-const PREFETCH_MAX: usize = 256 << 10;
+const PREFETCH_MAX: usize = 16 << 10;
 
 /// Zeroed memory of fixed length, shared by its clones. Huge pages are asked for from 2 MiB upwards.
 #[derive(Debug, Clone)]
@@ -131,15 +131,16 @@ impl RegionSlice {
         self.len == 0
     }
 
-    /// Asks the processor to bring the first 256 KiB closer, so that they are on their way before the kernel copies them into a socket. More
-    /// would push out what came first.
+    /// Asks the processor to bring up to 16 KiB closer, so that they are on their way before the kernel copies them into a socket.
     pub fn prefetch(&self) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for line in (0..self.len.min(PREFETCH_MAX)).step_by(64) {
+        if self.len <= PREFETCH_MAX {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            let line = self.start().wrapping_add(line);
-            // SAFETY: a prefetch changes nothing and reads nothing that anybody sees, wherever it points.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+            for line in (0..self.len).step_by(64) {
+                let line = self.start().wrapping_add(line);
+                // SAFETY: a prefetch changes nothing and reads nothing that anybody sees, wherever it points.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+            }
         }
     }
 

@@ -312,6 +312,15 @@ impl Backends {
         }
     }
 
+    /// Writes `data` from byte `offset` of the block namespace `ns`, if its storage is memory, which has the result at once; `None`, with no
+    /// effect, if it is anything else, or is not served: [`Self::submit`] knows what to say then.
+    pub fn write_through(&mut self, ns: &Namespace, offset: u64, data: &[u8]) -> Option<Result<IoOutcome, IoError>> {
+        match self.parts.get(&ns.backend)? {
+            Part { kind: PartKind::NvmMemory(store), detached: false } => Some(store.write(offset, data)),
+            _ => None,
+        }
+    }
+
     /// A request that has ended, or `None` if there is none now. Also gives reads that wait for memory of the pool another
     /// try.
     pub fn poll(&mut self) -> Option<(OpId, Result<IoOutcome, IoError>)> {

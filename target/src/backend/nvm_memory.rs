@@ -34,10 +34,7 @@ impl NvmMemory {
                 let offset = usize::try_from(*offset).map_err(|_| out_of_range)?;
                 Ok(IoOutcome::NvmData(DataOut::Region { region: self.region.clone(), offset, len }))
             }
-            NvmRequest::Write { offset, data, .. } => {
-                self.region.copy_in(*offset, data).map_err(refused)?;
-                Ok(IoOutcome::Nvm)
-            }
+            NvmRequest::Write { offset, data, .. } => self.write(*offset, data),
             // At most 65536 blocks, at the speed of memory.
             NvmRequest::WriteZeroes { offset, len, .. } => {
                 let len = usize::try_from(*len).map_err(|_| IoError::Nvm(Status::LBA_OUT_OF_RANGE))?;
@@ -48,6 +45,11 @@ impl NvmMemory {
             NvmRequest::Deallocate { .. } | NvmRequest::Flush => Ok(IoOutcome::Nvm),
             NvmRequest::Refused { status } => Err(IoError::Nvm(*status)),
         }
+    }
+
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> IoResult {
+        self.region.copy_in(offset, data).map_err(refused)?;
+        Ok(IoOutcome::Nvm)
     }
 
     fn compare(&self, mut offset: u64, data: &[u8]) -> IoResult {

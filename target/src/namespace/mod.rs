@@ -113,6 +113,15 @@ pub fn complete(ns: &Namespace, sqe: &Sqe, sgl_len: u32, outcome: Result<IoOutco
 }
 
 impl PendingStore {
+    /// Where the data are to be written, if that is all that the command does.
+    #[must_use]
+    pub const fn written_to(&self) -> Option<u64> {
+        match &self.0 {
+            Pending::Nvm(nvm::PendingData::Write { offset, .. }) => Some(*offset),
+            Pending::Nvm(_) | Pending::Kv(_) => None,
+        }
+    }
+
     /// The request, now that its data have arrived: exactly as many bytes as [`Prepared::Receive`] said.
     #[must_use]
     pub fn submit(self, data: PoolBuf) -> IoRequest {

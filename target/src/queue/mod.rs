@@ -230,7 +230,8 @@ impl Queue {
     }
 
     /// Takes a command whose capsule has arrived. `data` is what the transport read from the SGL, or the status with
-    /// which the command is refused because its SGL is unusable.
+    /// which the command is refused because its SGL is unusable. `here` is the data themselves where they came with the capsule and
+    /// are whole, else empty: then no [`Step::Receive`] follows.
     ///
     /// # Errors
     /// [`QueueViolation`] where the command cannot be answered; the transport ends the connection.
@@ -239,6 +240,7 @@ impl Queue {
         cx: &mut Cx<'_>,
         sqe: &Sqe,
         data: Result<HostData, Status>,
+        here: &[u8],
     ) -> Result<Step, QueueViolation> {
         let cid = sqe.cid.get();
         self.sqhd = (self.sqhd + 1) % self.sqsize;
@@ -263,7 +265,7 @@ impl Queue {
         let step = match data {
             Err(status) => Err(status),
             Ok(_) if sqe.fuse() != 0 || sqe.psdt() != 1 => Err(Status::INVALID_FIELD.with_dnr()),
-            Ok(data) => self.dispatch(cx, index, sqe, data),
+            Ok(data) => self.dispatch(cx, index, sqe, data, here),
         };
         Ok(match step {
             Ok(step) => step,
@@ -443,7 +445,14 @@ impl Queue {
         }
     }
 
-    fn dispatch(&mut self, cx: &mut Cx<'_>, index: usize, sqe: &Sqe, data: HostData) -> Result<Step, Status> {
+    fn dispatch(
+        &mut self,
+        cx: &mut Cx<'_>,
+        index: usize,
+        sqe: &Sqe,
+        data: HostData,
+        here: &[u8],
+    ) -> Result<Step, Status> {
         let fabrics = sqe.opcode == AdminOpcode::FABRICS.0;
         match &mut self.role {
             Role::Unconnected => {
@@ -453,7 +462,7 @@ impl Queue {
                 if data.len != CONNECT_DATA_SIZE {
                     return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
                 }
-                Ok(self.receive_heap(index, data.len, Then::Connect))
+                Ok(self.want(cx, index, data.len, Then::Connect, here))
             }
             Role::Admin(_) => {
                 let to_controller = if fabrics { fabrics_sends_data(sqe.fctype()) } else { sqe.opcode & 0x3 == 1 };
@@ -461,7 +470,7 @@ impl Queue {
                     if data.len > ADMIN_DATA_MAX {
                         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
                     }
-                    return Ok(self.receive_heap(index, data.len, Then::Admin));
+                    return Ok(self.want(cx, index, data.len, Then::Admin, here));
                 }
                 Ok(self.admin(cx, index, &[]))
             }
@@ -489,7 +498,7 @@ impl Queue {
                 Ok(match prepared {
                     Prepared::Complete(completion) => self.finish(index, completion),
                     Prepared::Submit(request) => self.submit_request(cx, index, request),
-                    Prepared::Receive { len, then } => self.receive_pool(cx, index, len, Then::Io(then)),
+                    Prepared::Receive { len, then } => self.want(cx, index, len, Then::Io(then), here),
                 })
             }
         }
@@ -498,6 +507,15 @@ impl Queue {
     fn set_stage(&mut self, index: usize, stage: Stage) {
         if let Some(command) = self.commands.get_mut(index) {
             command.stage = stage;
+        }
+    }
+
+    /// Has the data of a command received, unless they are here.
+    fn want(&mut self, cx: &mut Cx<'_>, index: usize, len: u32, then: Then, here: &[u8]) -> Step {
+        match (here.get(..len as usize), then) {
+            (Some(bytes), then) if len > 0 => self.use_bytes(cx, index, bytes, then),
+            (_, then @ Then::Io(_)) => self.receive_pool(cx, index, len, then),
+            (_, then @ (Then::Connect | Then::Admin)) => self.receive_heap(index, len, then),
         }
     }
 
@@ -530,6 +548,30 @@ impl Queue {
         }
     }
 
+    /// Uses data that came with the capsule and are still where they were received.
+    fn use_bytes(&mut self, cx: &mut Cx<'_>, index: usize, bytes: &[u8], then: Then) -> Step {
+        let pending = match then {
+            Then::Connect => return self.connect(cx, index, bytes),
+            Then::Admin => return self.admin(cx, index, bytes),
+            Then::Io(pending) => pending,
+        };
+        // Where the copy is the write, one is enough.
+        if let Some(offset) = pending.written_to()
+            && let Some(ns) = self.commands.get(index).and_then(|command| command.ns.as_ref())
+            && let Some(outcome) = cx.backends.write_through(ns, offset, bytes)
+        {
+            return self.complete_io(index, outcome);
+        }
+        let then = Then::Io(pending);
+        if self.starved.is_empty()
+            && let Some(mut buf) = cx.pool.alloc(bytes.len())
+        {
+            buf.copy_in(0, bytes);
+            return self.submit(cx, index, then, buf);
+        }
+        self.spill(index, bytes.to_vec(), then)
+    }
+
     fn use_data(&mut self, cx: &mut Cx<'_>, index: usize, landing: Landing, then: Then) -> Step {
         match (then, landing) {
             (Then::Connect, landing) => self.connect(cx, index, landing.as_slice()),
@@ -542,11 +584,16 @@ impl Queue {
                     unspill(&mut buf, &bytes);
                     return self.submit(cx, index, then, buf);
                 }
-                self.set_stage(index, Stage::Spilled { bytes, then });
-                self.starved.push_back(index);
-                Step::Later
+                self.spill(index, bytes, then)
             }
         }
+    }
+
+    /// Keeps data that came when the pool was empty until it has room for them.
+    fn spill(&mut self, index: usize, bytes: Vec<u8>, then: Then) -> Step {
+        self.set_stage(index, Stage::Spilled { bytes, then });
+        self.starved.push_back(index);
+        Step::Later
     }
 
     fn connect(&mut self, cx: &mut Cx<'_>, index: usize, data: &[u8]) -> Step {

@@ -36,8 +36,9 @@ const TICK: Duration = Duration::from_millis(100);
 const TICK_BATCH: usize = 64;
 /// How soon a command that waits for memory tries again; memory may come back on another core, which does not tell.
 const STARVED_RETRY: Duration = Duration::from_millis(1);
-/// Bytes received at once beside a command's data.
-const SCRATCH: usize = 64 << 10;
+/// Bytes received at once beside a command's data: 32 blocks of 4 KiB in their capsules, and more. All that came together is answered
+/// together.
+const SCRATCH: usize = 256 << 10;
 
 /// What the token of an event says.
 #[derive(Clone, Copy)]

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     backend::{IoError, IoOutcome},
     namespace::DataOut,
-    queue::{CommandIndex, Cx, HostData, Landing, Promise, Queue, QueueViolation, Response, Step},
+    queue::{CommandIndex, Cx, Landing, Promise, Queue, QueueViolation, Response, Step},
     transport::CloseReason,
 };
 
@@ -133,15 +133,9 @@ impl Connection {
         let sqe = Sqe::from_bytes(sqe);
         let HostSgl { data, segments, in_capsule, invalidate } = sgl::read(&sqe, behind, self.settings.segments_max);
         self.remember(self.queue.next_index(), Remote { segments, invalidate });
-        match (self.queue.begin(cx, &sqe, data), data) {
-            (Err(violation), _) => self.break_off(CloseReason::Queue(violation)),
-            (Ok(Step::Receive { index, len }), Ok(HostData { in_capsule: true, .. })) => {
-                let bytes = behind.get(in_capsule).and_then(|bytes| bytes.get(..len as usize));
-                let outcome = self.place(index, bytes);
-                let step = self.queue.received(cx, index, outcome);
-                self.take(cx, step);
-            }
-            (Ok(step), _) => self.take(cx, step),
+        match self.queue.begin(cx, &sqe, data, behind.get(in_capsule).unwrap_or_default()) {
+            Err(violation) => self.break_off(CloseReason::Queue(violation)),
+            Ok(step) => self.take(cx, step),
         }
     }
 
@@ -333,22 +327,6 @@ impl Connection {
         }
         if let Some(place) = self.remotes.get_mut(index) {
             *place = remote;
-        }
-    }
-
-    /// Copies data that came in the capsule to where the command wants it.
-    fn place(&mut self, index: CommandIndex, bytes: Option<&[u8]>) -> Result<(), Status> {
-        match (bytes, self.queue.landing(index)) {
-            (Some(bytes), Some(landing)) if landing.as_slice().len() == bytes.len() => {
-                landing.copy_in(0, bytes);
-                Ok(())
-            }
-            // The SGL was checked to lie in the capsule, so that this does not happen.
-            (bytes, landing) => {
-                let room = landing.map(|landing| landing.as_slice().len());
-                debug_assert!(false, "data of {:?} bytes for {room:?}", bytes.map(<[u8]>::len));
-                Err(Status::INTERNAL_ERROR)
-            }
         }
     }
 

@@ -186,7 +186,7 @@ impl Connection {
                 State::Header => {
                     if self.gather_header(&mut input)? {
                         self.pdu_deadline = None;
-                        self.handle_header(cx)?;
+                        self.handle_header(cx, &mut input)?;
                     }
                 }
                 State::Pad(left, _) => {
@@ -252,7 +252,8 @@ impl Connection {
         }
     }
 
-    fn handle_header(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+    /// Handles a header; `input` is what has arrived behind it, of which data that are whole are taken.
+    fn handle_header(&mut self, cx: &mut Cx<'_>, input: &mut &[u8]) -> Result<(), Fatal> {
         let Some(frame) = self.rx.frame.take() else { return Ok(()) };
         let head = self.rx.head;
         match (self.phase, frame.kind) {
@@ -266,7 +267,7 @@ impl Connection {
                 Ok(())
             }
             (Phase::AwaitIcReq, PduType::IC_REQ) => self.handle_icreq(cx, &head),
-            (Phase::Ready, PduType::CAPSULE_CMD) => self.handle_capsule(cx, &frame, &head),
+            (Phase::Ready, PduType::CAPSULE_CMD) => self.handle_capsule(cx, &frame, &head, input),
             (Phase::Ready, PduType::H2C_DATA) => self.handle_h2c_data(&frame, &head),
             _ => Err(Fatal::sequence()),
         }
@@ -295,14 +296,22 @@ impl Connection {
         Ok(())
     }
 
-    fn handle_capsule(&mut self, cx: &mut Cx<'_>, frame: &Frame, head: &[u8]) -> Result<(), Fatal> {
+    fn handle_capsule(&mut self, cx: &mut Cx<'_>, frame: &Frame, head: &[u8], input: &mut &[u8]) -> Result<(), Fatal> {
         let Ok((capsule, _)) = CapsuleCmd::read_from_prefix(head) else { return Ok(()) };
         let sqe = capsule.sqe;
         let (host_data, offset) = read_sgl(&sqe, frame.data_len);
-        let step = self.queue.begin(cx, &sqe, host_data).map_err(|violation| {
+        let whole = if host_data.is_ok_and(|data| data.in_capsule) { whole_data(frame, input) } else { None };
+        let here = whole.and_then(|(data, _)| data.get(offset as usize..)).unwrap_or_default();
+        let step = self.queue.begin(cx, &sqe, host_data, here).map_err(|violation| {
             tracing::warn!(peer = %cx.transport.peer, %violation, "queue overrun");
             Fatal::sequence()
         })?;
+        if let Some((_, behind)) = whole {
+            *input = behind;
+            self.take(cx, step);
+            self.adopt_role();
+            return Ok(());
+        }
         let mut wanted = None;
         match step {
             Step::Receive { index, len } if host_data.is_ok_and(|d| d.in_capsule) => wanted = Some((index, len)),
@@ -469,6 +478,17 @@ impl Connection {
         self.transfers.clear();
         self.receiving = 0;
     }
+}
+
+/// The data of a capsule, if `input` has all of them, with the right digest where there is one; and what comes behind them.
+fn whole_data<'a>(frame: &Frame, input: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let (_pad, rest) = input.split_at_checked(frame.data_offset - frame.header_total())?;
+    let (data, rest) = rest.split_at_checked(frame.data_len as usize)?;
+    if !frame.data_digest {
+        return Some((data, rest));
+    }
+    let (received, rest) = rest.split_first_chunk()?;
+    (digest::of(data) == *received).then_some((data, rest))
 }
 
 /// What a command's SGL says about its data, given `capsule` bytes of data in its capsule, and where in the capsule
