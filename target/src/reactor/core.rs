@@ -244,8 +244,11 @@ impl Core {
     }
 
     fn handle_event(&mut self, event: Event) -> io::Result<()> {
-        self.disk_backlog.ended(&event.kind);
-        match (Token::unpack(event.token), event.kind) {
+        let token = Token::unpack(event.token);
+        if let Token::Disk(token) = token {
+            self.disk_backlog.ended(token);
+        }
+        match (token, event.kind) {
             (_, EventKind::Woken) => self.handle_inbox(),
             (Token::Disk(token), EventKind::ReadDone { buf, result }) => {
                 self.backends.handle_disk(token, DiskResult::Read { buf, result });

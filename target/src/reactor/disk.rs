@@ -1,51 +1,60 @@
 //! Disk requests of a core's storage: from the backends to the ring, loads before stores.
 //!
-//! A Retrieve waits for its host's next step, a Store for nobody's. So reads start before writes that wait with them, and while there
-//! are reads, no more than [`BESIDE_READS`] of writes are in flight: a device serves them about in their order, and a read behind
-//! tens of megabytes would wait for all of them. Writes go on all the same, so that they are slowed down and never stopped.
+//! A Retrieve waits for its host's next step, a Store for nobody's. So reads start before writes that wait with them, and while a disk
+//! has reads, no more than [`BESIDE_READS`] of writes, or one of any length, are in flight on it: a disk serves them about in their
+//! order, and a read behind tens of megabytes would wait for all of them. Writes go on all the same, so that they are slowed down and
+//! never stopped, and disks without reads are not slowed down at all.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     time::{Duration, Instant},
 };
 
-use kvof_io::{EventKind, EventLoop, RejectReason, Rejected};
+use kvof_io::{EventLoop, RejectReason, Rejected};
 
 use crate::backend::{Backends, DiskRequest, DiskResult};
 
-/// Bytes of writes in flight on a core from which on no more are started while there are reads.
-const BESIDE_READS: usize = 4 << 20;
+/// Most bytes of writes that a core has in flight on a disk that has reads, but for a single write that is longer. What a disk of a
+/// few GB/s writes in half a millisecond, and enough to keep it busy.
+const BESIDE_READS: usize = 1 << 20;
 /// How long after a read more of them are expected.
 const READS_GO_ON: Duration = Duration::from_millis(10);
 
-/// Which requests may start.
+/// The writes of one disk.
 #[derive(Debug, Default)]
-struct Shares {
+struct Disk {
+    /// Writes and syncs that wait.
+    waiting: VecDeque<DiskRequest>,
     /// Bytes of writes in flight.
     writing: usize,
     /// Until when reads count as going on.
     reads_until: Option<Instant>,
 }
 
-impl Shares {
+impl Disk {
     fn read_starts(&mut self, now: Instant) {
         self.reads_until = Some(now + READS_GO_ON);
     }
 
-    /// Whether a write may start. It always may when none is in flight.
-    fn admits_write(&self, now: Instant) -> bool {
-        self.writing < BESIDE_READS || self.reads_until.is_none_or(|until| until < now)
+    /// Whether a write of `bytes` may start. It always may when none is in flight.
+    fn admits(&self, bytes: usize, now: Instant) -> bool {
+        self.writing == 0
+            || self.writing.saturating_add(bytes) <= BESIDE_READS
+            || self.reads_until.is_none_or(|until| until < now)
     }
 }
 
-/// Requests that wait for the ring, or for their share of the devices.
+/// Requests that wait for the ring, or for their share of the disks.
 #[derive(Debug, Default)]
 pub(super) struct DiskBacklog {
     reads: VecDeque<DiskRequest>,
-    /// Writes and syncs.
-    writes: VecDeque<DiskRequest>,
-    shares: Shares,
+    /// By the disk's number. Never more than there were disks.
+    disks: BTreeMap<u64, Disk>,
+    /// Requests in `disks` that wait.
+    waiting: usize,
+    /// Writes in flight: disk and bytes, by token.
+    in_flight: BTreeMap<u64, (u64, usize)>,
 }
 
 /// What becomes of a request that the ring did not take.
@@ -58,7 +67,7 @@ enum Refused {
 
 impl DiskBacklog {
     pub(super) fn is_empty(&self) -> bool {
-        self.reads.is_empty() && self.writes.is_empty()
+        self.reads.is_empty() && self.waiting == 0
     }
 
     /// Starts what the backends want of the disks, as far as the ring has room; `token` makes the ring's token of theirs.
@@ -72,18 +81,15 @@ impl DiskBacklog {
     ) -> bool {
         let mut moved = false;
         while let Some(request) = backends.poll_disk() {
-            let line = if is_read(&request) { &mut self.reads } else { &mut self.writes };
-            line.push_back(request);
+            self.push(request);
         }
         while let Some(request) = self.next(now) {
-            let (is_read, bytes) = (is_read(&request), written(&request));
+            let about = About::of(&request);
             match start(ring, request, token) {
-                Ok(()) if is_read => self.shares.read_starts(now),
-                Ok(()) => self.shares.writing += bytes,
+                Ok(()) => self.started(&about, now),
                 Err(Refused::Failed(token, result)) => backends.handle_disk(token, result),
                 Err(Refused::Full(request)) => {
-                    let line = if is_read { &mut self.reads } else { &mut self.writes };
-                    line.push_front(request);
+                    self.put_back(request);
                     break;
                 }
             }
@@ -92,14 +98,25 @@ impl DiskBacklog {
         moved
     }
 
-    /// An operation of the ring has ended.
-    pub(super) fn ended(&mut self, kind: &EventKind) {
-        let bytes = match kind {
-            EventKind::WriteDone { buf, .. } => buf.len(),
-            EventKind::WriteVectoredDone { bufs, .. } => bufs.iter().map(|buf| buf.len()).sum(),
-            _ => 0,
-        };
-        self.shares.writing = self.shares.writing.saturating_sub(bytes);
+    fn push(&mut self, request: DiskRequest) {
+        match About::of(&request) {
+            About { is_read: true, .. } => self.reads.push_back(request),
+            About { disk, .. } => {
+                self.waiting += 1;
+                self.disks.entry(disk).or_default().waiting.push_back(request);
+            }
+        }
+    }
+
+    /// Of one that [`Self::next`] gave.
+    fn put_back(&mut self, request: DiskRequest) {
+        match About::of(&request) {
+            About { is_read: true, .. } => self.reads.push_front(request),
+            About { disk, .. } => {
+                self.waiting += 1;
+                self.disks.entry(disk).or_default().waiting.push_front(request);
+            }
+        }
     }
 
     /// What is to start next.
@@ -107,20 +124,57 @@ impl DiskBacklog {
         if let Some(read) = self.reads.pop_front() {
             return Some(read);
         }
-        if self.shares.admits_write(now) { self.writes.pop_front() } else { None }
+        if self.waiting == 0 {
+            return None;
+        }
+        let admits =
+            |disk: &&mut Disk| disk.waiting.front().is_some_and(|first| disk.admits(About::of(first).bytes, now));
+        let request = self.disks.values_mut().find(admits)?.waiting.pop_front()?;
+        self.waiting -= 1;
+        Some(request)
+    }
+
+    /// The ring has taken a request.
+    fn started(&mut self, about: &About, now: Instant) {
+        let disk = self.disks.entry(about.disk).or_default();
+        if about.is_read {
+            disk.read_starts(now);
+        } else if about.bytes > 0 {
+            disk.writing += about.bytes;
+            self.in_flight.insert(about.token, (about.disk, about.bytes));
+        }
+    }
+
+    /// The request `token` has ended.
+    pub(super) fn ended(&mut self, token: u64) {
+        if let Some((disk, bytes)) = self.in_flight.remove(&token)
+            && let Some(disk) = self.disks.get_mut(&disk)
+        {
+            disk.writing = disk.writing.saturating_sub(bytes);
+        }
     }
 }
 
-fn is_read(request: &DiskRequest) -> bool {
-    matches!(request, DiskRequest::Read { .. } | DiskRequest::ReadPart { .. })
+/// What is remembered of a request when the ring has it.
+struct About {
+    disk: u64,
+    token: u64,
+    is_read: bool,
+    /// Bytes to be written.
+    bytes: usize,
 }
 
-/// Bytes that a request writes.
-fn written(request: &DiskRequest) -> usize {
-    match request {
-        DiskRequest::Write { buf, .. } => buf.len(),
-        DiskRequest::WritePieces { bufs, .. } => bufs.iter().map(|buf| buf.len()).sum(),
-        DiskRequest::Read { .. } | DiskRequest::ReadPart { .. } | DiskRequest::Sync { .. } => 0,
+impl About {
+    fn of(request: &DiskRequest) -> Self {
+        let (file, token, is_read, bytes) = match request {
+            DiskRequest::Read { file, token, .. } | DiskRequest::ReadPart { file, token, .. } => (file, token, true, 0),
+            DiskRequest::Write { file, buf, token, .. } => (file, token, false, buf.len()),
+            DiskRequest::WritePieces { file, bufs, token, .. } => {
+                (file, token, false, bufs.iter().map(|buf| buf.len()).sum())
+            }
+            DiskRequest::Sync { file, token } => (file, token, false, 0),
+        };
+        Self { disk: file.disk(), token: *token, is_read, bytes }
     }
 }
 
@@ -198,54 +252,83 @@ mod tests {
         let read =
             |token| DiskRequest::Read { file: Arc::clone(&file), offset: 0, buf: pool.alloc(4096).unwrap(), token };
         let mut backlog = DiskBacklog::default();
-        backlog.writes.extend([
+        for request in [
             write(1, BESIDE_READS),
             write(2, 4096),
             DiskRequest::Sync { file: Arc::clone(&file), token: 3 },
-        ]);
-        backlog.reads.extend([read(4), read(5)]);
+            read(4),
+            read(5),
+        ] {
+            backlog.push(request);
+        }
         let now = Instant::now();
         let mut order = Vec::new();
         while let Some(request) = backlog.next(now) {
-            if is_read(&request) {
-                backlog.shares.read_starts(now);
-            }
-            backlog.shares.writing += written(&request);
-            order.push(match request {
-                DiskRequest::Read { token, .. } | DiskRequest::WritePieces { token, .. } => token,
-                other => panic!("{other:?}"),
-            });
+            let about = About::of(&request);
+            backlog.started(&about, now);
+            order.push(about.token);
         }
         assert_eq!(order, [4, 5, 1], "the rest waits for its share");
-        let bufs = vec![SharedBuf::from_vec(vec![0; BESIDE_READS])];
-        backlog.ended(&EventKind::WriteVectoredDone { bufs, result: Ok(()) });
-        assert!(matches!(backlog.next(now), Some(DiskRequest::WritePieces { token: 2, .. })));
-        assert!(matches!(backlog.next(now), Some(DiskRequest::Sync { token: 3, .. })));
+        assert!(!backlog.is_empty());
+        backlog.ended(4);
+        assert!(backlog.next(now).is_none(), "that was a read");
+        backlog.ended(1);
+        let rest: Vec<_> = std::iter::from_fn(|| backlog.next(now)).map(|request| About::of(&request).token).collect();
+        assert_eq!(rest, [2, 3]);
         assert!(backlog.is_empty());
+        // One that the ring had no room for is the next again.
+        backlog.push(write(7, 4096));
+        backlog.push(write(8, 4096));
+        let seventh = backlog.next(now).unwrap();
+        backlog.put_back(seventh);
+        assert_eq!(About::of(&backlog.next(now).unwrap()).token, 7);
+    }
+
+    #[test]
+    fn reads_of_one_disk_do_not_slow_down_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = DiskOpenOptions { create: true, size: Some(1 << 20), direct: false, read_only: false };
+        let file = Arc::new(DiskFile::open(folder.path().join("disk"), options).unwrap());
+        let beside = Arc::new(DiskFile::open(folder.path().join("beside"), options).unwrap());
+        assert_eq!(file.disk(), beside.disk(), "two files of one file system");
+        let mut backlog = DiskBacklog::default();
+        let now = Instant::now();
+        let other = file.disk() + 1;
+        backlog.started(&About { disk: other, token: 9, is_read: true, bytes: 0 }, now);
+        backlog.started(&About { disk: other, token: 10, is_read: false, bytes: 1 }, now);
+        for token in 0..4 {
+            let buf = SharedBuf::from_vec(vec![0; BESIDE_READS]);
+            backlog.push(DiskRequest::Write { file: Arc::clone(&file), offset: 0, buf, token });
+        }
+        for token in 0..4 {
+            let about = About::of(&backlog.next(now).expect("no reads are on this disk"));
+            assert_eq!(about.token, token);
+            backlog.started(&about, now);
+        }
     }
 
     #[test]
     fn reads_slow_writes_down_and_never_stop_them() {
-        let mut shares = Shares::default();
+        let mut disk = Disk::default();
         let start = Instant::now();
-        shares.writing = 100 << 20;
-        assert!(shares.admits_write(start), "without reads there is no bound but the ring's");
-        shares.read_starts(start);
-        assert!(!shares.admits_write(start + READS_GO_ON), "reads go on");
-        assert!(shares.admits_write(start + READS_GO_ON + Duration::from_nanos(1)), "and end");
-        // Reads for ever, and writes of every size: at any time one is in flight or may start.
-        for size in [4096, 1 << 20, 64 << 20] {
-            shares.writing = 0;
+        disk.writing = 100 << 20;
+        assert!(disk.admits(1 << 20, start), "without reads there is no bound but the ring's");
+        disk.read_starts(start);
+        assert!(!disk.admits(1, start + READS_GO_ON), "reads go on");
+        assert!(disk.admits(1, start + READS_GO_ON + Duration::from_nanos(1)), "and end");
+        // Reads for ever, and writes of every size: at any time one is in flight or may start, and no more than fit.
+        for size in [4096, 300 << 10, 1 << 20, 64 << 20] {
+            disk.writing = 0;
             let (mut started, mut ended) = (0, 0);
             for step in 0..1000_u32 {
                 let now = start + Duration::from_millis(1) * step;
-                shares.read_starts(now);
-                while shares.admits_write(now) {
-                    shares.writing += size;
+                disk.read_starts(now);
+                while disk.admits(size, now) {
+                    disk.writing += size;
                     started += 1;
                 }
-                assert!(shares.writing >= BESIDE_READS && shares.writing < BESIDE_READS + size, "{size}");
-                shares.writing -= size;
+                assert!(disk.writing > 0 && disk.writing <= BESIDE_READS.max(size), "{size}");
+                disk.writing -= size;
                 ended += 1;
             }
             assert!(started >= ended && ended == 1000);

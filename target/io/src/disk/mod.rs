@@ -75,6 +75,7 @@ pub struct DiskFile {
     direct: bool,
     alignment: usize,
     block_device: bool,
+    disk: u64,
 }
 
 impl DiskFile {
@@ -111,7 +112,8 @@ impl DiskFile {
             return Err(DiskError::TooSmall { path: path.to_owned(), actual: len, wanted });
         }
         let alignment = if direct { alignment(fd.as_fd(), block_device) } else { 1 };
-        Ok(Self { fd, path: path.to_owned(), len, direct, alignment, block_device })
+        let disk = if block_device { stat.st_rdev } else { stat.st_dev };
+        Ok(Self { fd, path: path.to_owned(), len, direct, alignment, block_device, disk })
     }
 
     /// Length in bytes at the time of opening.
@@ -138,6 +140,12 @@ impl DiskFile {
     /// Whether this is a block device.
     pub fn is_block_device(&self) -> bool {
         self.block_device
+    }
+
+    /// The number of what the bytes lie on: the block device itself, or that of a regular file's file system. Files with the same
+    /// number wait for each other.
+    pub fn disk(&self) -> u64 {
+        self.disk
     }
 
     /// Why `len` bytes of memory from address `memory` cannot be moved to or from `offset`.
@@ -263,6 +271,7 @@ mod tests {
         assert!(!kept.is_direct() && !kept.is_block_device() && !kept.is_empty());
         assert_eq!(kept.alignment(), 1);
         assert_eq!(kept.path(), path);
+        assert_eq!(kept.disk(), rustix::fs::stat(dir.path()).unwrap().st_dev);
         drop(kept);
         let reader = DiskOpenOptions { read_only: true, size: Some(4 << 20), ..Default::default() };
         let error = DiskFile::open(&path, reader).unwrap_err();
