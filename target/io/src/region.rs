@@ -131,6 +131,25 @@ impl RegionSlice {
         self.len == 0
     }
 
+    /// The same without the bytes from `len` on; no effect if there are none.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// The part of `len` bytes from `offset`; `None` if there are not as many.
+    pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
+        let end = offset.checked_add(len)?;
+        (end <= self.len).then(|| Self { region: self.region.clone(), at: self.at + offset, len })
+    }
+
+    /// Copies the bytes from `offset` to `dst`, as they are now. The part's first byte, `offset` and the length of `dst` are multiples of 8.
+    pub fn copy_out(&self, offset: usize, dst: &mut [u8]) -> Result<(), RegionError> {
+        match offset.checked_add(dst.len()) {
+            Some(end) if end <= self.len => self.region.copy_out((self.at + offset) as u64, dst),
+            _ => Err(RegionError::OutOfBounds { offset: offset as u64, len: dst.len(), size: self.len }),
+        }
+    }
+
     /// Asks the processor to bring up to 16 KiB closer, so that they are on their way before the kernel copies them into a socket.
     pub fn prefetch(&self) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]

@@ -28,11 +28,8 @@ impl NvmMemory {
     pub(super) fn execute(&self, request: &NvmRequest) -> IoResult {
         match request {
             NvmRequest::Read { offset, len } => {
-                let len = *len as usize;
-                let out_of_range = IoError::Nvm(Status::LBA_OUT_OF_RANGE);
-                self.region.slice(*offset, len).map_err(refused)?;
-                let offset = usize::try_from(*offset).map_err(|_| out_of_range)?;
-                Ok(IoOutcome::NvmData(DataOut::Region { region: self.region.clone(), offset, len }))
+                let blocks = self.region.slice(*offset, *len as usize).map_err(refused)?;
+                Ok(IoOutcome::NvmData(DataOut::Region(blocks)))
             }
             NvmRequest::Write { offset, data, .. } => self.write(*offset, data),
             // At most 65536 blocks, at the speed of memory.

@@ -11,7 +11,7 @@ mod nvm;
 
 use std::sync::atomic::Ordering;
 
-use kvof_io::{PoolBuf, Region, SharedBuf, TxSeg};
+use kvof_io::{PoolBuf, RegionSlice, SharedBuf, TxSeg};
 use kvof_kv::KvOp;
 use kvof_spec::{Sqe, Status};
 
@@ -62,15 +62,8 @@ pub struct Completion {
 pub enum DataOut {
     /// Immutable memory, all of it.
     Shared(SharedBuf),
-    /// A part of a block namespace in memory, within its bounds. Another command may be writing it.
-    Region {
-        /// The namespace's memory.
-        region: Region,
-        /// First byte.
-        offset: usize,
-        /// Number of bytes.
-        len: usize,
-    },
+    /// Blocks of a namespace in memory. Another command may be writing them.
+    Region(RegionSlice),
 }
 
 /// Decodes and checks one I/O command for `ns`. `sgl_len` is the length of the host's buffer in bytes.
@@ -166,7 +159,7 @@ impl DataOut {
     pub fn len(&self) -> usize {
         match self {
             Self::Shared(buf) => buf.len(),
-            Self::Region { len, .. } => *len,
+            Self::Region(slice) => slice.len(),
         }
     }
 
@@ -179,7 +172,7 @@ impl DataOut {
     /// Whether another command may write these bytes while they are sent.
     #[must_use]
     pub const fn is_shared(&self) -> bool {
-        matches!(self, Self::Region { .. })
+        matches!(self, Self::Region(_))
     }
 
     /// Copies the bytes from `offset` as they are now; false if there are not as many. Of a region both `offset` and length are
@@ -192,7 +185,7 @@ impl DataOut {
                 into.copy_from_slice(bytes);
                 true
             }),
-            Self::Region { region, offset: base, .. } => region.copy_out((base + offset) as u64, into).is_ok(),
+            Self::Region(slice) => slice.copy_out(offset, into).is_ok(),
         }
     }
 
@@ -204,9 +197,16 @@ impl DataOut {
         let nothing = || TxSeg::Shared(SharedBuf::from_vec(Vec::new()));
         match self {
             Self::Shared(buf) => buf.slice(start..start + len).map_or_else(nothing, TxSeg::Shared),
-            Self::Region { region, offset: base, .. } => {
-                region.slice((base + start) as u64, len).map_or_else(|_| nothing(), TxSeg::Region)
-            }
+            Self::Region(slice) => slice.part(start, len).map_or_else(nothing, TxSeg::Region),
+        }
+    }
+
+    /// All of them, for the socket.
+    #[must_use]
+    pub fn into_segment(self) -> TxSeg {
+        match self {
+            Self::Shared(buf) => TxSeg::Shared(buf),
+            Self::Region(slice) => TxSeg::Region(slice),
         }
     }
 
@@ -215,7 +215,10 @@ impl DataOut {
         let cut = match self {
             Self::Shared(buf) if buf.len() <= max => Self::Shared(buf),
             Self::Shared(buf) => Self::Shared(buf.slice(..max)?),
-            Self::Region { region, offset, len } => Self::Region { region, offset, len: len.min(max) },
+            Self::Region(mut slice) => {
+                slice.truncate(max);
+                Self::Region(slice)
+            }
         };
         (!cut.is_empty()).then_some(cut)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use kvof_io::{Pool, PoolConfig};
+use kvof_io::{Pool, PoolConfig, Region};
 use kvof_kv::{Key, KvCommand, KvLimits, KvOpcode, KvRequest, RetrieveOptions, StoreOptions};
 use kvof_spec::{NvmOpcode, SglDescriptor};
 use proptest::prelude::*;
@@ -198,7 +198,7 @@ fn completions_fit_the_hosts_buffer() {
 fn segments_and_copies_stay_within_their_bytes() {
     let region = Region::new(4096).unwrap();
     region.copy_in(1024, &[7; 512]).unwrap();
-    let data = DataOut::Region { region: region.clone(), offset: 1024, len: 512 };
+    let data = DataOut::Region(region.slice(1024, 512).unwrap());
     let mut copy = vec![0; 512];
     assert!(data.copy_out(0, &mut copy));
     assert_eq!(copy, [7; 512]);

@@ -4,6 +4,7 @@
 //! ([`HostData`]) and calls [`Queue::begin`]; the returned [`Step`] tells it to fetch data, to respond, or that the answer
 //! comes later. Commands wait for pool memory in order of arrival; nothing grows beyond the queue's depth.
 
+mod begin;
 mod cids;
 mod command;
 
@@ -12,28 +13,25 @@ use std::{collections::VecDeque, time::Instant};
 use kvof_io::{Pool, PoolBuf};
 use kvof_kv::OpId;
 use kvof_spec::{
-    AdminOpcode, Cqe, FabricsType, Sqe, Status,
+    Cqe, Sqe, Status,
     fabrics::{ConnectCmd, ConnectError},
 };
 use slab::Slab;
 
 use self::cids::CidSet;
 pub use self::command::Landing;
-use self::command::{Command, Obligation, Stage, Then};
+use self::command::{Command, Stage, Then};
 use crate::{
     backend::{Backends, IoError, IoOutcome, IoRequest, Submitted},
     control::{AdminOutcome, AdminQueue, CloseReason, ConnectedQueue, IoQueue, QueueTransport, Reply, Target},
-    namespace::{self, Completion, DataOut, Prepared},
+    model::Namespace,
+    namespace::{self, Completion, DataOut},
 };
 
 /// Entries of a queue before its Connect command said how many it has. Only that one command is expected.
 const UNCONNECTED_SQSIZE: u16 = 2;
-/// The broadcast NSID.
-const NSID_ALL: u32 = u32::MAX;
 /// Data of a command that are longer than this leave memory for those of shorter ones, and for what is read.
 const PATIENT: u32 = 64 << 10;
-/// Bytes of the data of a Connect command.
-const CONNECT_DATA_SIZE: u32 = 1024;
 /// Most bytes that an admin or Fabrics command may send to the controller, or ask of it with one command.
 pub const ADMIN_DATA_MAX: u32 = 8192;
 
@@ -88,8 +86,8 @@ pub enum Step {
 /// A finished command.
 #[derive(Debug)]
 pub struct Response {
-    /// The index that the command had while it was outstanding. One that was refused because its identifier was in use
-    /// never had one: then this is [`Queue::next_index`] as it was before.
+    /// The index that the command had while it was outstanding. One that was answered at once never was: then this is
+    /// [`Queue::next_index`] as it was before.
     pub index: CommandIndex,
     /// Its completion.
     pub cqe: Cqe,
@@ -227,50 +225,6 @@ impl Queue {
     #[must_use]
     pub fn next_index(&self) -> CommandIndex {
         self.commands.vacant_key()
-    }
-
-    /// Takes a command whose capsule has arrived. `data` is what the transport read from the SGL, or the status with
-    /// which the command is refused because its SGL is unusable. `here` is the data themselves where they came with the capsule and
-    /// are whole, else empty: then no [`Step::Receive`] follows.
-    ///
-    /// # Errors
-    /// [`QueueViolation`] where the command cannot be answered; the transport ends the connection.
-    pub fn begin(
-        &mut self,
-        cx: &mut Cx<'_>,
-        sqe: &Sqe,
-        data: Result<HostData, Status>,
-        here: &[u8],
-    ) -> Result<Step, QueueViolation> {
-        let cid = sqe.cid.get();
-        self.sqhd = (self.sqhd + 1) % self.sqsize;
-        if self.busy() >= usize::from(self.sqsize) {
-            return Err(QueueViolation::Overflow(self.sqsize));
-        }
-        if let Role::Io(queue) = &self.role {
-            queue.touch(cx.now);
-        }
-        if !self.cids.insert(cid) {
-            let conflict = Completion::status(Status::COMMAND_ID_CONFLICT.with_dnr());
-            return Ok(Step::Respond(self.response(self.next_index(), cid, conflict)));
-        }
-        let command = Command {
-            sqe: *sqe,
-            data: data.unwrap_or_default(),
-            ns: None,
-            stage: Stage::Executing,
-            obligation: Obligation::taken(cid),
-        };
-        let index = self.commands.insert(command);
-        let step = match data {
-            Err(status) => Err(status),
-            Ok(_) if sqe.fuse() != 0 || sqe.psdt() != 1 => Err(Status::INVALID_FIELD.with_dnr()),
-            Ok(data) => self.dispatch(cx, index, sqe, data, here),
-        };
-        Ok(match step {
-            Ok(step) => step,
-            Err(status) => self.finish(index, Completion::status(status)),
-        })
     }
 
     /// Where the data of a command that is being received lies.
@@ -445,83 +399,10 @@ impl Queue {
         }
     }
 
-    fn dispatch(
-        &mut self,
-        cx: &mut Cx<'_>,
-        index: usize,
-        sqe: &Sqe,
-        data: HostData,
-        here: &[u8],
-    ) -> Result<Step, Status> {
-        let fabrics = sqe.opcode == AdminOpcode::FABRICS.0;
-        match &mut self.role {
-            Role::Unconnected => {
-                if !fabrics || sqe.fctype() != FabricsType::CONNECT.0 {
-                    return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
-                }
-                if data.len != CONNECT_DATA_SIZE {
-                    return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
-                }
-                Ok(self.want(cx, index, data.len, Then::Connect, here))
-            }
-            Role::Admin(_) => {
-                let to_controller = if fabrics { fabrics_sends_data(sqe.fctype()) } else { sqe.opcode & 0x3 == 1 };
-                if to_controller && data.len > 0 {
-                    if data.len > ADMIN_DATA_MAX {
-                        return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
-                    }
-                    return Ok(self.want(cx, index, data.len, Then::Admin, here));
-                }
-                Ok(self.admin(cx, index, &[]))
-            }
-            Role::Io(queue) if fabrics => {
-                let reply = queue.handle_fabrics(cx.now, sqe);
-                Ok(self.finish(index, reply.into()))
-            }
-            Role::Io(queue) => {
-                if !queue.is_ready() {
-                    return Err(Status::COMMAND_SEQUENCE_ERROR);
-                }
-                let Some(ns) = queue.namespace(sqe.nsid.get()) else {
-                    // No I/O command here addresses all namespaces at once.
-                    let broadcast = sqe.nsid.get() == NSID_ALL;
-                    let status = if broadcast { Status::INVALID_FIELD } else { Status::INVALID_NAMESPACE_OR_FORMAT };
-                    return Err(status.with_dnr());
-                };
-                if data.len > cx.transfer_max {
-                    return Err(Status::INVALID_FIELD.with_dnr());
-                }
-                let prepared = namespace::prepare(&ns, sqe, data.len);
-                if let Some(command) = self.commands.get_mut(index) {
-                    command.ns = Some(ns);
-                }
-                Ok(match prepared {
-                    Prepared::Complete(completion) => self.finish(index, completion),
-                    Prepared::Submit(request) => self.submit_request(cx, index, request),
-                    Prepared::Receive { len, then } => self.want(cx, index, len, Then::Io(then), here),
-                })
-            }
-        }
-    }
-
     fn set_stage(&mut self, index: usize, stage: Stage) {
         if let Some(command) = self.commands.get_mut(index) {
             command.stage = stage;
         }
-    }
-
-    /// Has the data of a command received, unless they are here.
-    fn want(&mut self, cx: &mut Cx<'_>, index: usize, len: u32, then: Then, here: &[u8]) -> Step {
-        match (here.get(..len as usize), then) {
-            (Some(bytes), then) if len > 0 => self.use_bytes(cx, index, bytes, then),
-            (_, then @ Then::Io(_)) => self.receive_pool(cx, index, len, then),
-            (_, then @ (Then::Connect | Then::Admin)) => self.receive_heap(index, len, then),
-        }
-    }
-
-    fn receive_heap(&mut self, index: usize, len: u32, then: Then) -> Step {
-        self.set_stage(index, Stage::Receiving { landing: Landing::Heap(vec![0; len as usize]), then });
-        Step::Receive { index, len }
     }
 
     fn receive_pool(&mut self, cx: &mut Cx<'_>, index: usize, len: u32, then: Then) -> Step {
@@ -546,30 +427,6 @@ impl Queue {
                 Step::Later
             }
         }
-    }
-
-    /// Uses data that came with the capsule and are still where they were received.
-    fn use_bytes(&mut self, cx: &mut Cx<'_>, index: usize, bytes: &[u8], then: Then) -> Step {
-        let pending = match then {
-            Then::Connect => return self.connect(cx, index, bytes),
-            Then::Admin => return self.admin(cx, index, bytes),
-            Then::Io(pending) => pending,
-        };
-        // Where the copy is the write, one is enough.
-        if let Some(offset) = pending.written_to()
-            && let Some(ns) = self.commands.get(index).and_then(|command| command.ns.as_ref())
-            && let Some(outcome) = cx.backends.write_through(ns, offset, bytes)
-        {
-            return self.complete_io(index, outcome);
-        }
-        let then = Then::Io(pending);
-        if self.starved.is_empty()
-            && let Some(mut buf) = cx.pool.alloc(bytes.len())
-        {
-            buf.copy_in(0, bytes);
-            return self.submit(cx, index, then, buf);
-        }
-        self.spill(index, bytes.to_vec(), then)
     }
 
     fn use_data(&mut self, cx: &mut Cx<'_>, index: usize, landing: Landing, then: Then) -> Step {
@@ -650,8 +507,8 @@ impl Queue {
     }
 
     fn submit_request(&mut self, cx: &mut Cx<'_>, index: usize, request: IoRequest) -> Step {
-        let Some(ns) = self.commands.get(index).and_then(|c| c.ns.clone()) else { return Step::Later };
-        match cx.backends.submit(OpId(cx.op_base | index as u64), ns.backend, &ns, request) {
+        let Some(ns) = self.commands.get(index).and_then(|command| command.ns.as_ref()) else { return Step::Later };
+        match cx.backends.submit(OpId(cx.op_base | index as u64), ns.backend, ns, request) {
             Submitted::Done(outcome) => self.complete_io(index, outcome),
             Submitted::Pending => {
                 self.executing += 1;
@@ -669,17 +526,23 @@ impl Queue {
     fn complete_io(&mut self, index: usize, outcome: Result<IoOutcome, IoError>) -> Step {
         let Some(command) = self.commands.get(index) else { return Step::Later };
         let Some(ns) = &command.ns else { return Step::Later };
-        let completion = namespace::complete(ns, &command.sqe, command.data.len, outcome);
-        if let Role::Io(queue) = &self.role {
-            let to_controller = command.sqe.opcode & 0x3 == 1;
-            let sent = completion.data.as_ref().map_or(0, |data| data.len() as u64);
-            let bytes = if to_controller { command.data.len.into() } else { sent };
-            queue.count(command.sqe.opcode, bytes, completion.status);
-        }
+        let completion = self.completion(ns, &command.sqe, command.data, outcome);
         self.finish(index, completion)
     }
 
-    /// The one place where a command ends with a completion.
+    /// The completion of an I/O command, which is counted.
+    fn completion(&self, ns: &Namespace, sqe: &Sqe, data: HostData, outcome: Result<IoOutcome, IoError>) -> Completion {
+        let completion = namespace::complete(ns, sqe, data.len, outcome);
+        if let Role::Io(queue) = &self.role {
+            let to_controller = sqe.opcode & 0x3 == 1;
+            let sent = completion.data.as_ref().map_or(0, |data| data.len() as u64);
+            let bytes = if to_controller { data.len.into() } else { sent };
+            queue.count(sqe.opcode, bytes, completion.status);
+        }
+        completion
+    }
+
+    /// The one place where an outstanding command ends with a completion.
     fn finish(&mut self, index: usize, completion: Completion) -> Step {
         let Some(mut command) = self.commands.try_remove(index) else { return Step::Later };
         self.held -= usize::from(matches!(command.stage, Stage::Held));
@@ -729,11 +592,6 @@ fn unspill(buf: &mut PoolBuf, bytes: &[u8]) {
 /// Memory to receive data into: a flood of long ones is not to take all that there is.
 fn landing_of(pool: &Pool, len: u32) -> Option<PoolBuf> {
     if len > PATIENT { pool.alloc_patient(len as usize) } else { pool.alloc(len as usize) }
-}
-
-/// Whether a Fabrics command of this type carries data to the controller.
-const fn fabrics_sends_data(fctype: u8) -> bool {
-    fctype & 0x3 == 1
 }
 
 impl From<Reply> for Completion {

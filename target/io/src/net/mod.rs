@@ -1,13 +1,11 @@
-//! Non-blocking vectored socket I/O: a queue of segments to send, and a receive into several places at once.
+//! Non-blocking vectored socket I/O: a queue of what is to be sent, and a receive into several places at once.
 //!
-//! Invariant: what leaves the socket is exactly the pushed segments in order; a partly sent segment keeps its memory until its last byte is
+//! Invariant: what leaves the socket is exactly what was pushed, in order; a partly sent segment keeps its memory until its last byte is
 //! taken by the kernel.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
@@ -20,53 +18,12 @@ const MAX_IOVECS: usize = 256;
 /// Most slices that the kernel takes in one receive (UIO_MAXIOV).
 const MAX_RECV_IOVECS: usize = 1024;
 
-/// Bytes an [`InlineBytes`] can hold: a data digest and a PDU header, twice.
-const INLINE_CAPACITY: usize = 56;
+/// Small bytes that are sent, but not yet forgotten because others follow them, up to which nothing is moved.
+const SPENT_MAX: usize = 16 << 10;
 
-/// A few bytes that live in the queue itself: PDU headers, digests, padding.
-#[derive(Clone, Copy)]
-pub struct InlineBytes {
-    bytes: [u8; INLINE_CAPACITY],
-    len: u8,
-}
-
-impl InlineBytes {
-    /// A copy of `bytes`; None if there are more than 56.
-    pub fn new(bytes: &[u8]) -> Option<Self> {
-        let mut inline = Self { bytes: [0; INLINE_CAPACITY], len: 0 };
-        inline.append(bytes).then_some(inline)
-    }
-
-    /// Appends all of `bytes`, or nothing when they do not fit.
-    fn append(&mut self, bytes: &[u8]) -> bool {
-        let from = usize::from(self.len);
-        let Some(room) = self.bytes.get_mut(from..from + bytes.len()) else { return false };
-        room.copy_from_slice(bytes);
-        // The capacity fits a u8, so the new length does.
-        self.len += bytes.len() as u8;
-        true
-    }
-}
-
-impl Deref for InlineBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
-    }
-}
-
-impl fmt::Debug for InlineBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("InlineBytes").field(&self.deref()).finish()
-    }
-}
-
-/// Something to send.
+/// Memory to send.
 #[derive(Debug, Clone)]
 pub enum TxSeg {
-    /// Bytes in the queue itself.
-    Inline(InlineBytes),
     /// Immutable memory; held until it is sent.
     Shared(SharedBuf),
     /// Memory of a region, as it is at the time of sending. When other commands write it meanwhile, or between two parts of a
@@ -78,7 +35,6 @@ impl TxSeg {
     /// Length in bytes.
     pub fn len(&self) -> usize {
         match self {
-            Self::Inline(bytes) => bytes.len(),
             Self::Shared(buf) => buf.len(),
             Self::Region(slice) => slice.len(),
         }
@@ -91,7 +47,6 @@ impl TxSeg {
 
     fn start(&self) -> *const u8 {
         match self {
-            Self::Inline(bytes) => bytes.as_ptr(),
             Self::Shared(buf) => buf.start(),
             Self::Region(slice) => slice.start(),
         }
@@ -107,14 +62,34 @@ pub struct Sent {
     pub would_block: bool,
 }
 
-/// Segments waiting for a socket, in order.
+/// What waits for a socket, in order: memory, and small bytes (headers, digests, padding) that live in the queue itself.
 #[derive(Debug, Default)]
 pub struct TxQueue {
-    segs: VecDeque<TxSeg>,
-    /// Bytes of the first segment that are sent already; less than its length.
+    parts: VecDeque<Part>,
+    /// The small bytes of all parts, one after the other, behind those that are spent.
+    small: Vec<u8>,
+    /// Bytes of `small` whose parts are gone.
+    spent: usize,
+    /// Bytes of the first part that are sent already; less than its length.
     front_sent: usize,
     /// Bytes still to send.
     pending: usize,
+}
+
+#[derive(Debug)]
+enum Part {
+    /// So many of the small bytes.
+    Small(usize),
+    Memory(TxSeg),
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        match self {
+            Self::Small(len) => *len,
+            Self::Memory(seg) => seg.len(),
+        }
+    }
 }
 
 impl TxQueue {
@@ -133,50 +108,51 @@ impl TxQueue {
         self.pending == 0
     }
 
-    /// Appends a segment; one without bytes is dropped. Inline bytes join an inline segment before them when they fit, so that a
-    /// series of headers takes few segments.
+    /// Appends memory; a segment without bytes is dropped.
     pub fn push(&mut self, seg: TxSeg) {
-        if seg.is_empty() {
-            return;
+        if !seg.is_empty() {
+            self.pending = self.pending.saturating_add(seg.len());
+            self.parts.push_back(Part::Memory(seg));
         }
-        self.pending = self.pending.saturating_add(seg.len());
-        if let (Some(TxSeg::Inline(last)), TxSeg::Inline(bytes)) = (self.segs.back_mut(), &seg)
-            && last.append(bytes)
-        {
-            return;
-        }
-        self.segs.push_back(seg);
     }
 
-    /// Appends a copy of `bytes`: inline when they are at most 56, on the heap otherwise.
+    /// Appends a copy of a few bytes. Those that follow each other are one part.
     pub fn push_bytes(&mut self, bytes: &[u8]) {
-        self.push(match InlineBytes::new(bytes) {
-            Some(inline) => TxSeg::Inline(inline),
-            None => TxSeg::Shared(SharedBuf::from_vec(bytes.to_vec())),
-        });
+        if bytes.is_empty() {
+            return;
+        }
+        self.pending = self.pending.saturating_add(bytes.len());
+        self.small.extend_from_slice(bytes);
+        match self.parts.back_mut() {
+            Some(Part::Small(len)) => *len += bytes.len(),
+            _ => self.parts.push_back(Part::Small(bytes.len())),
+        }
     }
 
     /// Forgets everything not yet sent.
     pub fn clear(&mut self) {
-        self.segs.clear();
-        self.front_sent = 0;
-        self.pending = 0;
+        self.parts.clear();
+        self.small.clear();
+        (self.spent, self.front_sent, self.pending) = (0, 0, 0);
     }
 
     /// Moves everything that is not yet sent to the end of `out`, for a transport without a socket: a simulated network,
     /// a test, a fuzzer.
     pub fn drain_into(&mut self, out: &mut Vec<u8>) {
-        let mut skip = std::mem::take(&mut self.front_sent);
-        for seg in self.segs.drain(..) {
+        let mut skip = self.front_sent;
+        for part in std::mem::take(&mut self.parts) {
             let start = out.len();
-            match &seg {
-                TxSeg::Inline(bytes) => out.extend_from_slice(bytes),
-                TxSeg::Shared(buf) => out.extend_from_slice(buf),
-                TxSeg::Region(slice) => slice.append_to(out),
+            match &part {
+                Part::Small(len) => {
+                    out.extend_from_slice(self.small.get(self.spent..self.spent + len).unwrap_or_default());
+                    self.spent += len;
+                }
+                Part::Memory(TxSeg::Shared(buf)) => out.extend_from_slice(buf),
+                Part::Memory(TxSeg::Region(slice)) => slice.append_to(out),
             }
             out.drain(start..start + std::mem::take(&mut skip));
         }
-        self.pending = 0;
+        self.clear();
     }
 
     /// Sends until the queue is empty or the socket is full. Never blocks and never raises SIGPIPE. After an error what was
@@ -188,7 +164,7 @@ impl TxQueue {
     /// As [`Self::send`], but no more than `most` bytes, so that others may have their turn.
     pub fn send_some(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<Sent> {
         let mut bytes = 0;
-        while !self.segs.is_empty() && bytes < most {
+        while !self.parts.is_empty() && bytes < most {
             let (sent, offered) = match self.send_once(fd, most - bytes) {
                 Ok(done) => done,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Sent { bytes, would_block: true }),
@@ -205,19 +181,28 @@ impl TxQueue {
         Ok(Sent { bytes, would_block: false })
     }
 
-    /// One sendmsg of the first segments, of at most `most` bytes (not 0): bytes taken and bytes offered.
+    /// One sendmsg of the first parts, of at most `most` bytes (not 0): bytes taken and bytes offered.
     fn send_once(&self, fd: BorrowedFd<'_>, most: usize) -> io::Result<(usize, usize)> {
         let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_IOVECS];
         let mut count = 0;
         let mut offered = 0;
         let mut skip = self.front_sent;
-        for (slot, seg) in iovecs.iter_mut().zip(&self.segs) {
+        let mut small = self.small.as_ptr().wrapping_add(self.spent);
+        for (slot, part) in iovecs.iter_mut().zip(&self.parts) {
             if offered == most {
                 break;
             }
-            let len = (seg.len() - skip).min(most - offered);
+            let len = (part.len() - skip).min(most - offered);
+            let start = match part {
+                Part::Small(len) => {
+                    let start = small;
+                    small = start.wrapping_add(*len);
+                    start
+                }
+                Part::Memory(seg) => seg.start(),
+            };
             // The kernel only reads from a sent iovec, so the cast to a mutable pointer is a formality.
-            let base = seg.start().wrapping_add(skip).cast_mut().cast();
+            let base = start.wrapping_add(skip).cast_mut().cast();
             slot.write(libc::iovec { iov_base: base, iov_len: len });
             skip = 0;
             count += 1;
@@ -228,8 +213,8 @@ impl TxQueue {
         header.msg_iov = iovecs.as_mut_ptr().cast();
         header.msg_iovlen = count as _;
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        // SAFETY: the first `count` iovecs are initialised and name memory that `self.segs` keeps alive and in place during the call; the
-        // kernel only reads it, and no Rust reference to region memory is made.
+        // SAFETY: the first `count` iovecs are initialised and name memory that `self` keeps alive and in place during the call (parts lie
+        // within `self.small`, one after the other); the kernel only reads it, and no Rust reference to region memory is made.
         let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
         usize::try_from(sent).map(|sent| (sent, offered)).map_err(|_| io::Error::last_os_error())
     }
@@ -237,15 +222,24 @@ impl TxQueue {
     fn advance(&mut self, sent: usize) {
         self.pending -= sent;
         let mut left = sent + self.front_sent;
-        while let Some(seg) = self.segs.front() {
-            let len = seg.len();
+        while let Some(part) = self.parts.front() {
+            let len = part.len();
             if left < len {
                 break;
             }
             left -= len;
-            self.segs.pop_front();
+            if let Some(Part::Small(len)) = self.parts.pop_front() {
+                self.spent += len;
+            }
         }
         self.front_sent = left;
+        if self.parts.is_empty() {
+            self.small.clear();
+            self.spent = 0;
+        } else if self.spent > SPENT_MAX {
+            self.small.drain(..self.spent);
+            self.spent = 0;
+        }
     }
 }
 

@@ -92,19 +92,41 @@ fn more_segments_than_one_call_takes() {
 }
 
 #[test]
-fn headers_join_until_they_are_full() {
+fn small_bytes_that_follow_each_other_are_one_part() {
     let mut queue = TxQueue::new();
     for n in 0..4u8 {
         queue.push_bytes(&[n; 24]);
     }
-    assert_eq!(queue.segs.len(), 2);
+    assert_eq!(queue.parts.len(), 1);
     queue.push(TxSeg::Shared(SharedBuf::from_vec(vec![9])));
     queue.push_bytes(&[4; 8]);
-    assert_eq!((queue.segs.len(), queue.pending()), (4, 105));
+    queue.push_bytes(&[]);
+    assert_eq!((queue.parts.len(), queue.pending()), (3, 105));
     queue.clear();
-    assert_eq!((queue.segs.len(), queue.pending(), queue.is_empty()), (0, 0, true));
-    assert!(InlineBytes::new(&[0; 57]).is_none());
-    assert_eq!(InlineBytes::new(&[5; 56]).unwrap().len(), 56);
+    assert_eq!((queue.parts.len(), queue.small.len(), queue.pending(), queue.is_empty()), (0, 0, 0, true));
+}
+
+/// A queue that is never empty forgets what is sent all the same.
+#[test]
+fn small_bytes_do_not_pile_up() {
+    let (tx, rx) = pair(64 << 10);
+    let mut queue = TxQueue::new();
+    let one = SharedBuf::from_vec(vec![7; 1000]);
+    let (mut expected, mut got) = (Vec::new(), Vec::new());
+    for round in 0..5000_u32 {
+        let header = [round as u8; 24];
+        queue.push_bytes(&header);
+        queue.push(TxSeg::Shared(one.clone()));
+        expected.extend_from_slice(&header);
+        expected.extend_from_slice(&one);
+        if round > 0 {
+            assert_eq!(queue.send_some(tx.as_fd(), 1024).unwrap(), Sent { bytes: 1024, would_block: false });
+            drain(&rx, &mut got);
+        }
+        assert!(queue.pending() > 0 && queue.small.len() <= SPENT_MAX + 100, "{}", queue.small.len());
+    }
+    pump(&mut queue, &tx, &rx, &mut got);
+    assert!(got == expected);
 }
 
 #[test]

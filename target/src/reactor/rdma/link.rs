@@ -122,14 +122,8 @@ impl RdmaLink {
                 },
                 Action::Respond { token, data, cqe, invalidate } => {
                     let invalidate = invalidate.filter(|_| endpoint.device().limits().remote_invalidate);
-                    match data {
-                        None => endpoint.respond(token, None, cqe.as_bytes(), invalidate),
-                        Some((data, segments)) => match memory(data) {
-                            Some(data) => endpoint.respond(token, Some((data, &segments)), cqe.as_bytes(), invalidate),
-                            // Regions are checked before they are read, so that this does not happen.
-                            None => self.connection.handle_end(CloseReason::Rdma("data out of bounds".to_owned())),
-                        },
-                    }
+                    let (data, segments) = data.map(|(data, segments)| (memory(data), segments)).unzip();
+                    endpoint.respond(token, data.zip(segments.as_deref()), cqe.as_bytes(), invalidate);
                 }
             }
         }
@@ -189,10 +183,10 @@ fn returned(memory: RdmaBuf) -> Option<Landing> {
     }
 }
 
-/// What a device can send of `data`; `None` for what lies outside of its region.
-fn memory(data: DataOut) -> Option<RdmaBuf> {
+/// What a device sends of `data`.
+fn memory(data: DataOut) -> RdmaBuf {
     match data {
-        DataOut::Shared(buf) => Some(buf.into()),
-        DataOut::Region { region, offset, len } => region.slice(offset as u64, len).ok().map(RdmaBuf::Region),
+        DataOut::Shared(buf) => buf.into(),
+        DataOut::Region(slice) => RdmaBuf::Region(slice),
     }
 }

@@ -75,7 +75,7 @@ impl Connection {
     pub(super) fn respond(&mut self, pool: &Pool, response: Response) {
         let implied = match response.data {
             Some(data) if !data.is_empty() => {
-                self.send_data(pool, response.cqe.cid.get(), &data, response.implied);
+                self.send_data(pool, response.cqe.cid.get(), data, response.implied);
                 response.implied
             }
             _ => false,
@@ -86,7 +86,10 @@ impl Connection {
         }
     }
 
-    fn send_data(&mut self, pool: &Pool, cid: u16, data: &DataOut, implied: bool) {
+    fn send_data(&mut self, pool: &Pool, cid: u16, data: DataOut, implied: bool) {
+        if let DataOut::Region(slice) = &data {
+            slice.prefetch();
+        }
         let digests = self.rules.digests;
         let total = data.len();
         let chunk = self.settings.c2h_data as usize;
@@ -99,15 +102,13 @@ impl Connection {
             let pad = usize::from(pdu.ch.pdo).saturating_sub(SHORT_HEADER_SIZE + digests.header_size());
             self.tx.push_bytes(ZEROS.get(..pad).unwrap_or_default());
             if digests.data {
-                let (seg, value) = with_digest(pool, data, offset, len);
+                let (seg, value) = with_digest(pool, &data, offset, len);
                 self.tx.push(seg);
                 self.tx.push_bytes(&value);
+            } else if len == total {
+                return self.tx.push(data.into_segment());
             } else {
-                let seg = data.segment(offset, len);
-                if let TxSeg::Region(slice) = &seg {
-                    slice.prefetch();
-                }
-                self.tx.push(seg);
+                self.tx.push(data.segment(offset, len));
             }
             offset += len;
         }
