@@ -19,6 +19,8 @@ def figure: [if .ops.median then "\(.ops.median | rate) | \(.ops.least | rate) â
 (.machine.spdk // {} | if .version and .version != "" then "SPDK \(.version), \(if .hugepages then "with" else "without" end) hugepages." else empty end),
 table("kvof / SPDK malloc"; "kvof beside SPDK's malloc bdev, host spdk_nvme_perf"; "digests | "; digests),
 table("kvof / SPDK null"; "kvof beside SPDK's null bdev (which moves no data of its own), host spdk_nvme_perf"; "digests | "; digests),
+table("kvof / SPDK malloc by kvof bench"; "The same targets, host kvof bench: kvof beside SPDK's malloc bdev"; "digests | "; digests),
+table("kvof / SPDK null by kvof bench"; "The same targets, host kvof bench: kvof beside SPDK's null bdev"; "digests | "; digests),
 table("KV / NVM"; "KV beside NVM, both kvof wide and kvof bench"; ""; ""),
 table("KV / SPDK malloc"; "kvof's KV by kvof bench beside SPDK's malloc bdev by spdk_nvme_perf"; ""; ""),
 table("kvof bench / spdk_nvme_perf"; "Hosts: kvof bench beside spdk_nvme_perf, both against kvof wide"; ""; ""),

@@ -5,6 +5,7 @@ include "common";
 
 def is(target; host): .target == target and .host == host;
 def perf(target): is(target; "spdk_nvme_perf");
+def ours(target): is(target; "kvof bench");
 def bench: is("kvof wide"; "kvof bench") and (.workload | startswith("kv"));
 def shape: [.op, .size, .depth, .digests];
 
@@ -34,6 +35,8 @@ def for_long(goal): if .size == 1048576 then goal else null end;
     ratios: [
         ratios("kvof / SPDK malloc"; over_malloc; perf("kvof"); perf("SPDK malloc"); shape),
         ratios("kvof / SPDK null"; over_null; perf("kvof"); perf("SPDK null"); shape),
+        ratios("kvof / SPDK malloc by kvof bench"; over_malloc; ours("kvof"); ours("SPDK malloc"); shape),
+        ratios("kvof / SPDK null by kvof bench"; over_null; ours("kvof"); ours("SPDK null"); shape),
         ratios("KV / NVM"; for_long(0.9); bench and (.op | IN("retrieve", "store")); bench and (.op | IN("read", "write"));
             [.workload, .size, .depth]),
         ratios("KV / SPDK malloc"; null; bench and (.op | IN("retrieve", "store")); perf("SPDK malloc") and (.digests | not);

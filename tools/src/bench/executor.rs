@@ -66,8 +66,10 @@ impl Wake for Alarm {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.raised.store(true, Ordering::Release);
-        self.thread.unpark();
+        // Whoever raised it first has woken the thread, or it is awake.
+        if !self.raised.swap(true, Ordering::AcqRel) {
+            self.thread.unpark();
+        }
     }
 }
 
