@@ -51,8 +51,6 @@ pub(super) struct DiskBacklog {
     reads: VecDeque<DiskRequest>,
     /// By the disk's number. Never more than there were disks.
     disks: BTreeMap<u64, Disk>,
-    /// Requests in `disks` that wait.
-    waiting: usize,
     /// Writes in flight: disk and bytes, by token.
     in_flight: BTreeMap<u64, (u64, usize)>,
 }
@@ -67,7 +65,7 @@ enum Refused {
 
 impl DiskBacklog {
     pub(super) fn is_empty(&self) -> bool {
-        self.reads.is_empty() && self.waiting == 0
+        self.reads.is_empty() && self.disks.values().all(|disk| disk.waiting.is_empty())
     }
 
     /// Starts what the backends want of the disks, as far as the ring has room; `token` makes the ring's token of theirs.
@@ -81,7 +79,7 @@ impl DiskBacklog {
     ) -> bool {
         let mut moved = false;
         while let Some(request) = backends.poll_disk() {
-            self.push(request);
+            self.line(&request).push_back(request);
         }
         while let Some(request) = self.next(now) {
             let about = About::of(&request);
@@ -89,7 +87,7 @@ impl DiskBacklog {
                 Ok(()) => self.started(&about, now),
                 Err(Refused::Failed(token, result)) => backends.handle_disk(token, result),
                 Err(Refused::Full(request)) => {
-                    self.put_back(request);
+                    self.line(&request).push_front(request);
                     break;
                 }
             }
@@ -98,24 +96,11 @@ impl DiskBacklog {
         moved
     }
 
-    fn push(&mut self, request: DiskRequest) {
-        match About::of(&request) {
-            About { is_read: true, .. } => self.reads.push_back(request),
-            About { disk, .. } => {
-                self.waiting += 1;
-                self.disks.entry(disk).or_default().waiting.push_back(request);
-            }
-        }
-    }
-
-    /// Of one that [`Self::next`] gave.
-    fn put_back(&mut self, request: DiskRequest) {
-        match About::of(&request) {
-            About { is_read: true, .. } => self.reads.push_front(request),
-            About { disk, .. } => {
-                self.waiting += 1;
-                self.disks.entry(disk).or_default().waiting.push_front(request);
-            }
+    /// Where a request waits.
+    fn line(&mut self, request: &DiskRequest) -> &mut VecDeque<DiskRequest> {
+        match About::of(request) {
+            About { is_read: true, .. } => &mut self.reads,
+            About { disk, .. } => &mut self.disks.entry(disk).or_default().waiting,
         }
     }
 
@@ -124,14 +109,9 @@ impl DiskBacklog {
         if let Some(read) = self.reads.pop_front() {
             return Some(read);
         }
-        if self.waiting == 0 {
-            return None;
-        }
         let admits =
             |disk: &&mut Disk| disk.waiting.front().is_some_and(|first| disk.admits(About::of(first).bytes, now));
-        let request = self.disks.values_mut().find(admits)?.waiting.pop_front()?;
-        self.waiting -= 1;
-        Some(request)
+        self.disks.values_mut().find(admits)?.waiting.pop_front()
     }
 
     /// The ring has taken a request.
@@ -259,7 +239,7 @@ mod tests {
             read(4),
             read(5),
         ] {
-            backlog.push(request);
+            backlog.line(&request).push_back(request);
         }
         let now = Instant::now();
         let mut order = Vec::new();
@@ -277,10 +257,11 @@ mod tests {
         assert_eq!(rest, [2, 3]);
         assert!(backlog.is_empty());
         // One that the ring had no room for is the next again.
-        backlog.push(write(7, 4096));
-        backlog.push(write(8, 4096));
+        for request in [write(7, 4096), write(8, 4096)] {
+            backlog.line(&request).push_back(request);
+        }
         let seventh = backlog.next(now).unwrap();
-        backlog.put_back(seventh);
+        backlog.line(&seventh).push_front(seventh);
         assert_eq!(About::of(&backlog.next(now).unwrap()).token, 7);
     }
 
@@ -298,7 +279,8 @@ mod tests {
         backlog.started(&About { disk: other, token: 10, is_read: false, bytes: 1 }, now);
         for token in 0..4 {
             let buf = SharedBuf::from_vec(vec![0; BESIDE_READS]);
-            backlog.push(DiskRequest::Write { file: Arc::clone(&file), offset: 0, buf, token });
+            let request = DiskRequest::Write { file: Arc::clone(&file), offset: 0, buf, token };
+            backlog.line(&request).push_back(request);
         }
         for token in 0..4 {
             let about = About::of(&backlog.next(now).expect("no reads are on this disk"));
