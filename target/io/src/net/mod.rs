@@ -21,6 +21,9 @@ const MAX_RECV_IOVECS: usize = 1024;
 /// Small bytes that are sent, but not yet forgotten because others follow them, up to which nothing is moved.
 const SPENT_MAX: usize = 16 << 10;
 
+/// Small bytes of a part from which on the next ones begin another: a part is forgotten when all of it is sent.
+const SMALL_MAX: usize = 4 << 10;
+
 /// Memory to send.
 #[derive(Debug, Clone)]
 pub enum TxSeg {
@@ -116,7 +119,7 @@ impl TxQueue {
         }
     }
 
-    /// Appends a copy of a few bytes. Those that follow each other are one part.
+    /// Appends a copy of a few bytes. Those that follow each other are one part, up to some 4 KiB.
     pub fn push_bytes(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -124,7 +127,7 @@ impl TxQueue {
         self.pending = self.pending.saturating_add(bytes.len());
         self.small.extend_from_slice(bytes);
         match self.parts.back_mut() {
-            Some(Part::Small(len)) => *len += bytes.len(),
+            Some(Part::Small(len)) if *len < SMALL_MAX => *len += bytes.len(),
             _ => self.parts.push_back(Part::Small(bytes.len())),
         }
     }

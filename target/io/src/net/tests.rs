@@ -129,6 +129,29 @@ fn small_bytes_do_not_pile_up() {
     assert!(got == expected);
 }
 
+/// Nor does one that only ever has headers, of which some are always left.
+#[test]
+fn small_bytes_without_memory_between_them_do_not_pile_up() {
+    let (tx, rx) = pair(64 << 10);
+    let mut queue = TxQueue::new();
+    let (mut expected, mut got) = (Vec::new(), Vec::new());
+    queue.push_bytes(&[9; 24]);
+    expected.extend_from_slice(&[9; 24]);
+    for round in 0..20_000_u32 {
+        let header = [round as u8; 24];
+        queue.push_bytes(&header);
+        expected.extend_from_slice(&header);
+        assert_eq!(queue.send_some(tx.as_fd(), 24).unwrap(), Sent { bytes: 24, would_block: false });
+        if round % 100 == 0 {
+            drain(&rx, &mut got);
+        }
+        assert_eq!(queue.pending(), 24);
+        assert!(queue.small.len() <= SPENT_MAX + SMALL_MAX + 100, "{}", queue.small.len());
+    }
+    pump(&mut queue, &tx, &rx, &mut got);
+    assert!(got == expected);
+}
+
 #[test]
 fn a_gone_peer_is_an_error_and_not_a_signal() {
     let (tx, rx) = pair(4096);
