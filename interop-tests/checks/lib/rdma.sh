@@ -65,10 +65,22 @@ rdma_up() {
     ip -batch "$work/ip"
     ip -6 -batch "$work/ip6"
     neighbours
+    in_order
     # For `cable`, but now: it changes the kernel's code, which the emulator does not always bear while packets are on their way.
     printf 'qdisc add dev %s clsact\n' port1 host1 host2 | tc -batch -
     for device in port1 host1 host2 alone; do rdma link add "rxe-$device" type rxe netdev $device; done
 }
+
+# in_order: whatever processor sends a packet, one alone takes it on, at every hop: two would swap packets that one sends after the other from
+# both. Soft-RoCE answers that by sending all again from the first that is missing, and that of 6.1 carries out registrations a second time
+# then, finds them there ("mr ... not free") and breaks the connection.
+in_order() {
+    local queue
+    for queue in /sys/class/net/{port1,host1,host2,sw-port1,sw-host1,sw-host2}/queues/rx-*/rps_cpus; do echo 1 >"$queue"; done
+}
+
+# swapped: how many packets have come to the devices out of order, or again, since they were made.
+swapped() { cat /sys/class/infiniband/rxe-*/ports/1/hw_counters/{out_of_seq_request,rcvd_seq_err,duplicate_request} | awk '{ sum += $1 } END { print sum }'; }
 
 # neighbours: each end knows where the others are. The kernel's RDMA misses an answer to that question that comes as fast as it does here, and
 # looks again when the patience of whoever wants to connect is over: 3 s of the kernel's host.
