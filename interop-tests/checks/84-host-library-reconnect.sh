@@ -4,14 +4,16 @@
 # target: may end
 # limit: 90
 target_start
-"$KVOF_GUEST" loop-io $target --nqn $kv --seconds 8 --keep-alive 5 >$work/loop &
+"$KVOF_GUEST" loop-io $target --nqn $kv --seconds 60 --until $work/enough --keep-alive 5 >$work/loop &
 loop=$!
 nap 2
 target_stop KILL
 nap 1
 target_start
+touch $work/enough
 wait $loop || { cat $work/loop; fail "loop-io"; }
 cat $work/loop
+rm $work/enough
 json $work/loop '.interrupted > 0' '.wrong_bytes == 0' '.completed > 20' '.longest_gap_ms < 6000'
 "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 1 | tee $work/loop
 json $work/loop '.interrupted == 0'

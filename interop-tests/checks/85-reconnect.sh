@@ -15,7 +15,7 @@ block_ctrl=$ctrl
 node $block 1
 disk=/dev/nvme$node
 
-"$KVOF_GUEST" loop-io $ng --seconds 9 >$work/loop &
+"$KVOF_GUEST" loop-io $ng --seconds 60 --until $work/enough >$work/loop &
 loop=$!
 fio --name=read --filename=$disk --rw=randread --bs=16k --direct=1 --iodepth=4 --ioengine=io_uring --time_based --runtime=7 --size=8m >$work/fio.out 2>&1 &
 fio=$!
@@ -25,9 +25,11 @@ nap 1
 target_start
 wait_for 20 state_is $kv_ctrl live
 wait_for 20 state_is $block_ctrl live
+touch $work/enough
 wait $fio || { cat $work/fio.out; fail "block I/O failed"; }
 wait $loop || { cat $work/loop; fail "loop-io"; }
 cat $work/loop
+rm $work/enough
 json $work/loop '.interrupted > 0' '.wrong_bytes == 0' '.completed > 20'
 # And it is a controller like any other afterwards.
 "$KVOF_GUEST" loop-io $ng --seconds 1 | tee $work/loop

@@ -16,11 +16,11 @@ node $block 1
 disk=/dev/nvme$node
 for pulled in host1 port1; do
     echo "== $pulled"
-    "$KVOF_GUEST" loop-io $ng --seconds 14 --tag 1 >$work/kernel &
+    "$KVOF_GUEST" loop-io $ng --seconds 60 --until $work/enough --tag 1 >$work/kernel &
     kernel=$!
-    "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 14 --tag 2 --keep-alive 2 >$work/library &
+    "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 60 --until $work/enough --tag 2 --keep-alive 2 >$work/library &
     library=$!
-    fio --name=read --filename=$disk --rw=randread --bs=16k --direct=1 --iodepth=4 --ioengine=io_uring --time_based --runtime=12 --size=8m >$work/fio.out 2>&1 &
+    fio --name=read --filename=$disk --rw=randread --bs=16k --direct=1 --iodepth=4 --ioengine=io_uring --time_based --runtime=8 --size=8m >$work/fio.out 2>&1 &
     fio=$!
     nap 2
     cable $pulled down
@@ -29,9 +29,11 @@ for pulled in host1 port1; do
     cable $pulled up
     wait_for 20 state_is $kv_ctrl live
     wait_for 20 state_is $block_ctrl live
+    touch $work/enough
     wait $fio || { cat $work/fio.out; fail "block I/O failed"; }
     wait $kernel || { cat $work/kernel; fail "loop-io through the kernel"; }
     wait $library || { cat $work/library; fail "loop-io by the host library"; }
+    rm $work/enough
     cat $work/kernel $work/library
     json $work/kernel '.interrupted > 0' '.wrong_bytes == 0' '.completed > 20'
     # The host library sends what was interrupted again, by itself.

@@ -9,7 +9,7 @@
 target_start
 connect $kv --reconnect-delay=1 --ctrl-loss-tmo=120 --keep-alive-tmo=3
 node $kv 1
-"$KVOF_GUEST" loop-io /dev/ng$node --seconds 14 >$work/loop &
+"$KVOF_GUEST" loop-io /dev/ng$node --seconds 90 --until $work/enough >$work/loop &
 loop=$!
 nap 2
 rdma link del rxe-port1 &
@@ -23,8 +23,10 @@ wait $removal
 rdma link add rxe-port1 type rxe netdev port1
 target_start
 wait_for 20 state_is $ctrl live
+touch $work/enough
 wait $loop || { cat $work/loop; fail "loop-io"; }
 cat $work/loop
+rm $work/enough
 json $work/loop '.interrupted > 0' '.wrong_bytes == 0' '.completed > 20'
 "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 1 | tee $work/loop
 json $work/loop '.interrupted == 0'

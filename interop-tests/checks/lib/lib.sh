@@ -263,6 +263,7 @@ after_check() {
     [ ! -e "$work/rules" ] || { nft flush ruleset; rm -f "$work/rules"; }
     [ $transport = tcp ] || cables_up
     mountpoint -q /mnt && umount -l /mnt
+    rm -f "$work/enough"
     disconnect_all >/dev/null || code=1
     host_modules Y || code=1
     if [ -e "$target_pid_file" ] && ! target_runs && ! grep -q '^# target: may end' "$1"; then

@@ -115,7 +115,8 @@ fn worker(port: &dyn KvPort, size: usize, verb: Verb, keys: &[Key], number: u64,
     let mut random = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut latencies = Vec::new();
     let mut sent = Instant::now();
-    while sent < until {
+    // One at least: a busy machine may start a thread after its time.
+    loop {
         // Xorshift; its state is never 0, since the multiplier is odd.
         random ^= random << 13;
         random ^= random >> 7;
@@ -124,9 +125,11 @@ fn worker(port: &dyn KvPort, size: usize, verb: Verb, keys: &[Key], number: u64,
         execute(port, verb, key.context("there are no keys")?, value)?;
         let done = Instant::now();
         latencies.push(u64::try_from((done - sent).as_nanos()).unwrap_or(u64::MAX));
+        if done >= until {
+            return Ok(latencies);
+        }
         sent = done;
     }
-    Ok(latencies)
 }
 
 fn execute(port: &dyn KvPort, verb: Verb, key: &Key, value: &mut [u8]) -> Result<()> {

@@ -5,6 +5,7 @@
 //! interruption a key may be missing, or hold any version that was sent. A target that keeps them on devices has to give back what it
 //! acknowledged, or what was sent after that.
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,10 @@ use crate::pattern::Label;
 /// What to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
+    /// How long; with a file in `until`, how long at most.
     pub(crate) seconds: u64,
+    /// The loop ends with the first success after this file is there: whatever was interrupted goes on.
+    pub(crate) until: Option<PathBuf>,
     pub(crate) threads: u64,
     /// Keys per thread.
     pub(crate) keys: u64,
@@ -50,10 +54,10 @@ pub(crate) struct Report {
 /// # Errors
 /// When a thread cannot be joined.
 pub(crate) fn run(port: &dyn KvPort, options: &Options) -> Result<Report> {
-    let until = Instant::now() + Duration::from_secs(options.seconds);
+    let limit = Instant::now() + Duration::from_secs(options.seconds);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..options.threads)
-            .map(|number| scope.spawn(move || Worker::new(port, options, number).run(until)))
+            .map(|number| scope.spawn(move || Worker::new(port, options, number).run(limit)))
             .collect();
         let mut total = Report::default();
         for worker in workers {
@@ -102,7 +106,7 @@ struct Known {
 struct Worker<'a> {
     port: &'a dyn KvPort,
     number: u64,
-    durable: bool,
+    options: &'a Options,
     known: Vec<Known>,
     value: Vec<u8>,
     report: Report,
@@ -110,11 +114,11 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(port: &'a dyn KvPort, options: &Options, number: u64) -> Self {
+    fn new(port: &'a dyn KvPort, options: &'a Options, number: u64) -> Self {
         Self {
             port,
             number: u64::from(options.tag) << 16 | number,
-            durable: options.durable,
+            options,
             known: vec![Known::default(); usize::try_from(options.keys).unwrap_or(1).max(1)],
             value: vec![0; options.size.max(16)],
             report: Report::default(),
@@ -122,14 +126,23 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn run(mut self, until: Instant) -> Report {
+    fn run(mut self, limit: Instant) -> Report {
         for index in (0..self.known.len()).cycle() {
-            if Instant::now() >= until {
+            if Instant::now() >= limit {
+                if self.options.until.is_some() {
+                    eprintln!("thread {}: nothing succeeded after the file was there", self.number);
+                    self.report.errors += 1;
+                }
                 break;
             }
+            let is_last = self.options.until.as_ref().is_some_and(|file| file.exists());
+            let before = self.report.completed;
             let Ok(key) = self.key(index) else { break };
             self.store(index, &key);
             self.retrieve(index, &key);
+            if is_last && self.report.completed > before {
+                break;
+            }
         }
         self.clean_up();
         self.report
@@ -210,7 +223,7 @@ impl<'a> Worker<'a> {
     fn interrupted(&mut self, index: usize) {
         self.report.interrupted += 1;
         for (number, known) in self.known.iter_mut().enumerate() {
-            if !self.durable {
+            if !self.options.durable {
                 known.acknowledged = None;
                 known.least = 0;
             } else if number == index {
@@ -302,7 +315,7 @@ mod tests {
 
     fn report_of(durable: bool, fault: Option<Fault>) -> Report {
         let fake = Fake { fault, ..Fake::default() };
-        let options = Options { seconds: 1, threads: 1, keys: 4, tag: 0, size: 64, durable };
+        let options = Options { seconds: 1, until: None, threads: 1, keys: 4, tag: 0, size: 64, durable };
         let mut worker = Worker::new(&fake, &options, 3);
         for round in 0..5 {
             for index in 0..4 {
@@ -320,6 +333,30 @@ mod tests {
         let report = report(None);
         assert!(report.ok());
         assert_eq!((report.completed, report.interrupted, report.lost), (40, 0, 0));
+    }
+
+    #[test]
+    fn a_loop_until_a_file_ends_with_a_success_after_it() {
+        let file = std::env::temp_dir().join(format!("kvof-loop-{}", std::process::id()));
+        let loops = |fault| {
+            let options = Options {
+                seconds: 1,
+                until: Some(file.clone()),
+                threads: 2,
+                keys: 4,
+                tag: 0,
+                size: 64,
+                durable: false,
+            };
+            run(&Fake { fault, ..Fake::default() }, &options).unwrap()
+        };
+        // Nobody makes the file: that is an error of each thread.
+        assert_eq!(loops(None).errors, 2);
+        std::fs::write(&file, "").unwrap();
+        // The first eight calls find no connection.
+        let report = loops(Some(|call, _| call <= 8));
+        std::fs::remove_file(&file).unwrap();
+        assert!(report.ok() && report.interrupted == 8 && report.completed <= 4, "{report:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod pattern;
 mod place;
 mod port;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -62,9 +63,12 @@ enum Action {
     LoopIo {
         #[command(flatten)]
         place: Place,
-        /// How long.
+        /// How long; with --until, how long at most.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+        /// End with the first success after this file is there; it is an error if there is none.
+        #[arg(long, value_name = "FILE")]
+        until: Option<PathBuf>,
         /// How many threads.
         #[arg(long, default_value_t = 2)]
         threads: u64,
@@ -166,8 +170,8 @@ fn run(action: Action) -> Result<bool> {
             }
             true
         }
-        Action::LoopIo { place, seconds, threads, keys, tag, size, durable } => {
-            let options = loop_io::Options { seconds, threads, keys, tag, size, durable };
+        Action::LoopIo { place, seconds, until, threads, keys, tag, size, durable } => {
+            let options = loop_io::Options { seconds, until, threads, keys, tag, size, durable };
             let report = loop_io::run(&*place.open()?, &options)?;
             println!("{}", report.json());
             report.ok()

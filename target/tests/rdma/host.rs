@@ -175,6 +175,11 @@ impl Host {
         self.completion(cid)
     }
 
+    /// Whether command `cid` is completed, as far as was looked.
+    pub(crate) fn is_completed(&self, cid: u16) -> bool {
+        self.done.contains_key(&cid)
+    }
+
     /// The completion of command `cid`.
     #[track_caller]
     pub(crate) fn completion(&mut self, cid: u16) -> Cqe {

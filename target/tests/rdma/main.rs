@@ -2,6 +2,7 @@
 //! `KVOF_RDMA_ADDRESS` to an IP address of a device; in the test guest that is Soft-RoCE.
 
 mod data;
+mod fair;
 mod host;
 mod hostile;
 mod limits;
