@@ -163,6 +163,14 @@ impl RegionSlice {
         }
     }
 
+    /// Reads a word of every cache line of `len` bytes from `offset`; a range that the slice does not have is cut.
+    pub(crate) fn touch(&self, offset: usize, len: usize) {
+        let from = (self.at + offset.min(self.len)) / WORD;
+        let to = (self.at + offset.saturating_add(len).min(self.len)).div_ceil(WORD);
+        let words = self.region.mapping.words().get(from..to).unwrap_or_default();
+        std::hint::black_box(words.iter().step_by(64 / WORD).fold(0, |sum, word| sum ^ word.load(Ordering::Relaxed)));
+    }
+
     /// Appends the bytes to `out`, as they are now.
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         let first = self.at - self.at % WORD;

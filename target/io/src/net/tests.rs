@@ -204,6 +204,7 @@ proptest! {
             if n % send_every == 0 {
                 queue.send(tx.as_fd()).unwrap();
                 prop_assert_eq!(queue.pending() + got.len() + arrived(&rx, &mut got), expected.len());
+                prop_assert!(queue.touched <= queue.pending());
             }
         }
         pump(&mut queue, &tx, &rx, &mut got);
