@@ -29,7 +29,6 @@ touch $work/enough
 wait $fio || { cat $work/fio.out; fail "block I/O failed"; }
 wait $loop || { cat $work/loop; fail "loop-io"; }
 cat $work/loop
-rm $work/enough
 json $work/loop '.interrupted > 0' '.wrong_bytes == 0' '.completed > 20'
 # And it is a controller like any other afterwards.
 "$KVOF_GUEST" loop-io $ng --seconds 1 | tee $work/loop

@@ -26,7 +26,6 @@ wait_for 20 state_is $ctrl live
 touch $work/enough
 wait $loop || { cat $work/loop; fail "loop-io"; }
 cat $work/loop
-rm $work/enough
 json $work/loop '.interrupted > 0' '.wrong_bytes == 0' '.completed > 20'
 "$KVOF_GUEST" loop-io $target --nqn $kv --seconds 1 | tee $work/loop
 json $work/loop '.interrupted == 0'

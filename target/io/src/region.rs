@@ -16,9 +16,8 @@ use crate::mem;
 mod words;
 
 const WORD: usize = 8;
-/// Slices that are longer are not prefetched: copying them, the processor sees by itself what comes next, and asking costs more.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const PREFETCH_MAX: usize = 16 << 10;
+/// Slices that are longer are not prefetched: of so many lines asked for at once the processor drops most. They are touched when they are sent.
+pub(crate) const PREFETCH_MAX: usize = 16 << 10;
 
 /// Zeroed memory of fixed length, shared by its clones. Huge pages are asked for from 2 MiB upwards.
 #[derive(Debug, Clone)]

@@ -7,6 +7,8 @@
 //! Environment: `SIMULATED_CUDA_VERSION` (12040), `SIMULATED_CUDA_DEVICES` (2), `SIMULATED_CUDA_INIT` (the result of cuInit),
 //! `SIMULATED_CUDA_FAIL_COPY` (the nth asynchronous copy, from 0, breaks the context).
 
+// SAFETY, of every block below: what a caller hands in are pointers that its CUDA call says are valid for what is read or written there, and this
+// driver is loaded by the tests of this crate alone; its own addresses are of mappings that it has made and looks up before it uses them.
 #![allow(non_snake_case, private_interfaces, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
 use std::cell::RefCell;

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
-use crate::{RegionSlice, SharedBuf};
+use crate::{RegionSlice, SharedBuf, region::PREFETCH_MAX};
 
 /// Most segments handed to the kernel in one call; beyond some dozens the copy dwarfs the call.
 const MAX_IOVECS: usize = 256;
@@ -24,9 +24,10 @@ const SPENT_MAX: usize = 16 << 10;
 /// Small bytes of a part from which on the next ones begin another: a part is forgotten when all of it is sent.
 const SMALL_MAX: usize = 4 << 10;
 
-/// Memory from this length on is read before it is sent. Reading it line by line, the processor sees what comes next and fetches it ahead;
-/// the kernel's copy into the socket is one instruction (`rep movsb`), in which it does not. See "What was tried" in docs/performance.md.
-const TOUCH_MIN: usize = 16 << 10;
+/// Memory from this length on, which nobody prefetches, is read before it is sent. Reading it line by line, the processor sees what comes next
+/// and fetches it ahead; the kernel's copy into the socket is one instruction (`rep movsb`), in which it does not. See "What was tried" in
+/// docs/performance.md.
+const TOUCH_MIN: usize = PREFETCH_MAX + 1;
 
 /// Memory to send.
 #[derive(Debug, Clone)]
