@@ -60,7 +60,8 @@ docs: ## API documentation of every crate, without warnings
 
 interop: setup ## the stock Linux kernels 6.12 and 6.1 in a guest, with nvme-cli, against the target
 	cargo build --release --locked --bins -p kvof-target -p kvof-tools -p kvof-guest
-	KVOF_BIN_DIR=$(CARGO_TARGET_DIR)/release KVOF_REQUIRE_GUEST=$(KVOF_REQUIRE_GUEST) cargo test --locked -p kvof-interop -- --nocapture
+	KVOF_REQUIRE_GUEST=$(KVOF_REQUIRE_GUEST) cargo test --locked -p kvof-interop --lib --bins --test guest --test panic
+	KVOF_BIN_DIR=$(CARGO_TARGET_DIR)/release KVOF_REQUIRE_GUEST=$(KVOF_REQUIRE_GUEST) cargo test --locked -p kvof-interop --test linux -- --nocapture
 
 torture: build ## kill the target under load KILLS times (3000), damage devices, verify what was acknowledged
 	cargo run --release --locked --quiet -p kvof-tools --example torture -- --kills $(KILLS)

@@ -114,5 +114,6 @@ fn commands_of_a_connection_that_ends_for_good_fail_though_a_caller_polls() {
     assert!(begin.elapsed() < Duration::from_secs(10));
     stop.store(true, Ordering::Relaxed);
     poller.join().unwrap();
-    assert!(!controller.progress());
+    // That the other queue's connection has ended may still have to be found, and is progress; then there is none any more.
+    eventually("nothing is left to be moved", || (0..1000).all(|_| !controller.progress()));
 }
