@@ -16,7 +16,7 @@ connect $kv --hostnqn=$host_b --hostid=$hostid_b "${way_b[@]}"
 b=$ctrl
 [ "$(<"/sys/class/nvme/$a/cntlid")" != "$(<"/sys/class/nvme/$b/cntlid")" ]
 # Only the first namespace's nodes matter: ngXnY of each controller, with the same nsid.
-node_of() { local nsid; for nsid in /sys/class/nvme/$1/nvme*n*/nsid; do [ "$(<"$nsid")" = 1 ] && { nsid=${nsid%/nsid}; node=${nsid##*/nvme}; return 0; }; done; return 1; }
+node_of() { local nsid; for nsid in /sys/class/nvme/$1/nvme*n*/nsid; do holds "$nsid" 1 && { nsid=${nsid%/nsid}; node=${nsid##*/nvme}; return 0; }; done; return 1; }
 wait_for 10 node_of $a; ng_a=/dev/ng$node
 wait_for 10 node_of $b; ng_b=/dev/ng$node
 echo "$a $ng_a, $b $ng_b"

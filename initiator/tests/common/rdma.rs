@@ -9,7 +9,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kvof_initiator::{Address, Buffer, Transport};
@@ -25,6 +25,8 @@ use super::{Behaviour, State, Wire, admin};
 
 const ENTRIES: u32 = 128;
 const IN_CAPSULE: u32 = 4096;
+/// What the device refused may be told after the host has gone because of it.
+const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// How the controller misbehaves, on I/O queues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,6 +158,8 @@ struct Connection {
     responses: mpsc::Receiver<(Vec<u8>, Cqe)>,
     commands: HashMap<u16, Command>,
     over: bool,
+    /// The host has gone.
+    ends: Option<Instant>,
     lied: bool,
     /// Where to write once more, and how much.
     late: Vec<(Vec<RemoteSegment>, usize)>,
@@ -179,7 +183,8 @@ impl Server {
                 match event {
                     CmEvent::Request { id, private_data, .. } => self.accept(id, &private_data),
                     CmEvent::Connection { key, event: ConnectionEvent::Disconnected } => {
-                        self.connections.iter_mut().filter(|c| c.key == key).for_each(|c| c.over = true);
+                        let ends = Instant::now() + AFTERMATH;
+                        self.connections.iter_mut().filter(|c| c.key == key).for_each(|c| c.ends = Some(ends));
                     }
                     CmEvent::Connection { .. } => {}
                 }
@@ -189,7 +194,8 @@ impl Server {
             for connection in &mut self.connections {
                 busy |= connection.serve(&self.state, lie, &self.refused);
             }
-            self.connections.retain(|connection| !connection.over);
+            let now = Instant::now();
+            self.connections.retain(|c| !c.over && c.ends.is_none_or(|ends| now < ends));
             if !busy {
                 thread::sleep(Duration::from_micros(200));
             }
@@ -228,6 +234,7 @@ impl Server {
             responses,
             commands: HashMap::new(),
             over: false,
+            ends: None,
             lied: false,
             late: Vec::new(),
         });

@@ -81,12 +81,16 @@ wait_for() {
     done
 }
 
+# holds FILE TEXT: whether this is the file's line. What lies in /sys comes and goes, and `$(<file)` ends the shell if the file is not there,
+# in a condition too.
+holds() { local line=; read -r line 2>/dev/null <"$1"; [ "$line" = "$2" ]; }
+
 # processors on|: both, or one. With one, a message from process to process costs no wake-up of an emulated processor, which takes
 # milliseconds on a busy machine; two are for checks whose point is several queues or parallel work.
 processors() {
     local wanted=0 online=/sys/devices/system/cpu/cpu1/online
     [ -z "$1" ] || wanted=1
-    [ ! -e $online ] || [ "$(<$online)" = $wanted ] || echo $wanted >$online
+    [ ! -e $online ] || holds $online $wanted || echo $wanted >$online
 }
 
 # --- the target
@@ -213,7 +217,7 @@ connect() {
     ctrl=${BASH_REMATCH[0]}
     wait_for 10 state_is "$ctrl" live
 }
-state_is() { [ -e "/sys/class/nvme/$1/state" ] && [ "$(<"/sys/class/nvme/$1/state")" = "$2" ]; }
+state_is() { holds "/sys/class/nvme/$1/state" "$2"; }
 no_controllers() { ! compgen -G '/sys/class/nvme/nvme*' >/dev/null; }
 
 # host_modules Y|N: the kernel's host with or without multipath, without connections.
@@ -237,12 +241,12 @@ node() { node=; wait_for 10 find_node "$1" "$2"; }
 find_node() {
     local dir disk
     for dir in /sys/class/nvme-subsystem/nvme-subsys*; do
-        [ "$(<"$dir/subsysnqn")" = "$1" ] || continue
+        holds "$dir/subsysnqn" "$1" || continue
         # A shared namespace's disk lies under the subsystem, another's under its controller; nvmeXcYnZ is one path of a shared one.
         for disk in "$dir"/nvme*n*/nsid "$dir"/nvme*/nvme*n*/nsid; do
             [[ $disk =~ /nvme([0-9]+n[0-9]+)/nsid$ ]] || continue
             node=${BASH_REMATCH[1]}
-            [ "$(<"$disk")" = "$2" ] && [ -c "/dev/ng$node" ] && return 0
+            holds "$disk" "$2" && [ -c "/dev/ng$node" ] && return 0
         done
     done
     return 1

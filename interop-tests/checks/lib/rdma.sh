@@ -120,7 +120,7 @@ cable() {
     esac
 }
 
-plugged_in() { [ "$(<"/sys/class/net/$1/operstate")" = up ]; }
+plugged_in() { holds "/sys/class/net/$1/operstate" up; }
 
 # cables_up: all of them, again.
 cables_up() {
