@@ -83,16 +83,16 @@ impl IoBufMut for Buffer {
     }
 }
 
-/// The data of one command, with its direction.
+/// The data of one command, with its direction. A payload passes through many hands, hence the box: it moves as two words.
 #[derive(Default)]
 pub(crate) enum Payload {
     /// No data.
     #[default]
     None,
     /// Host to controller.
-    Out(Held<dyn IoBuf>),
+    Out(Box<Held<dyn IoBuf>>),
     /// Controller to host.
-    In(Held<dyn IoBufMut>),
+    In(Box<Held<dyn IoBufMut>>),
 }
 
 /// The caller's buffer, by what can be done with it.
@@ -121,6 +121,15 @@ impl<D: ?Sized> Held<D> {
             return Self::Vec(vec);
         }
         Self::Other(boxed(buffer.unwrap_or_else(|| unreachable!("only a buffer or a vector was taken"))))
+    }
+
+    fn len(&mut self, other: impl FnOnce(&mut D) -> usize) -> usize {
+        match self {
+            Self::Buffer(buffer) => buffer.len(),
+            Self::Vec(vec) => vec.len(),
+            Self::Other(boxed) => other(boxed),
+            Self::Lent { .. } => 0,
+        }
     }
 
     fn buffer(&self) -> Option<&Buffer> {
@@ -167,43 +176,43 @@ impl<D: ?Sized> Held<D> {
 impl Payload {
     /// Data to the controller; none if the buffer is empty.
     pub(crate) fn to_controller<B: IoBuf>(buffer: B) -> Self {
-        Self::Out(Held::new(buffer, |b: B| -> Box<dyn IoBuf> { Box::new(b) }))
+        Self::Out(Box::new(Held::new(buffer, |b: B| -> Box<dyn IoBuf> { Box::new(b) })))
     }
 
     /// Data from the controller.
     pub(crate) fn from_controller<B: IoBufMut>(buffer: B) -> Self {
-        Self::In(Held::new(buffer, |b: B| -> Box<dyn IoBufMut> { Box::new(b) }))
+        Self::In(Box::new(Held::new(buffer, |b: B| -> Box<dyn IoBufMut> { Box::new(b) })))
     }
 
     /// Bytes of data; 0 while they are lent.
     pub(crate) fn len(&mut self) -> usize {
         match self {
-            Self::None | Self::Out(Held::Lent { .. }) | Self::In(Held::Lent { .. }) => 0,
-            Self::Out(Held::Buffer(b)) | Self::In(Held::Buffer(b)) => b.len(),
-            Self::Out(Held::Vec(v)) | Self::In(Held::Vec(v)) => v.len(),
-            Self::Out(Held::Other(b)) => b.size(),
-            Self::In(Held::Other(b)) => b.room(),
+            Self::None => 0,
+            Self::Out(held) => held.len(|other| other.size()),
+            Self::In(held) => held.len(|other| other.room()),
         }
     }
 
     /// `len` bytes to send from `offset`; `None` if the buffer does not have them (any more), or the host has not.
     pub(crate) fn outgoing(&self, offset: usize, len: usize) -> Option<&[u8]> {
-        let bytes = match self {
-            Self::Out(Held::Buffer(b)) => b.host()?,
-            Self::Out(Held::Vec(v)) => v,
-            Self::Out(Held::Other(b)) => b.as_bytes(),
-            _ => return None,
+        let Self::Out(held) = self else { return None };
+        let bytes = match &**held {
+            Held::Buffer(b) => b.host()?,
+            Held::Vec(v) => v,
+            Held::Other(b) => b.as_bytes(),
+            Held::Lent { .. } => return None,
         };
         bytes.get(offset..offset.checked_add(len)?)
     }
 
     /// `len` bytes to be filled from `offset`; `None` if the buffer does not have them (any more), or the host has not.
     pub(crate) fn incoming(&mut self, offset: usize, len: usize) -> Option<&mut [u8]> {
-        let bytes = match self {
-            Self::In(Held::Buffer(b)) => b.host_mut()?,
-            Self::In(Held::Vec(v)) => v,
-            Self::In(Held::Other(b)) => b.as_bytes_mut(),
-            _ => return None,
+        let Self::In(held) = self else { return None };
+        let bytes = match &mut **held {
+            Held::Buffer(b) => b.host_mut()?,
+            Held::Vec(v) => v,
+            Held::Other(b) => b.as_bytes_mut(),
+            Held::Lent { .. } => return None,
         };
         bytes.get_mut(offset..offset.checked_add(len)?)
     }

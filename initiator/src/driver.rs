@@ -292,7 +292,7 @@ struct Driver<L> {
     bell: Arc<Bell>,
     connect_timeout: Duration,
     connect_deadline: Option<Instant>,
-    commands: VecDeque<(usize, Command)>,
+    commands: VecDeque<(usize, Box<Command>)>,
     answers: Vec<(usize, Answer)>,
     limit: usize,
 }
@@ -340,7 +340,7 @@ impl<L: Line> Driver<L> {
         }
         let mut progress = !self.commands.is_empty();
         while let Some((key, command)) = self.commands.pop_front() {
-            self.line.queue().submit(key, command);
+            self.line.queue().submit(key, *command);
         }
         match self.line.exchange() {
             Ok(moved) => progress |= moved,

@@ -344,13 +344,13 @@ fn give_back<B: 'static>(payload: Payload) -> B {
 
 impl Shared {
     /// The least loaded I/O queue; between equals, in turn.
-    fn pick_io(&self) -> Result<Arc<Port>> {
+    fn pick_io(&self) -> Result<&Port> {
         let count = self.io_count.load(Ordering::Acquire).clamp(1, self.io.len().max(1));
         let start = self.next_io.fetch_add(1, Ordering::Relaxed);
         (0..count)
             .filter_map(|i| self.io.get(start.wrapping_add(i) % count))
             .min_by_key(|port| port.load())
-            .cloned()
+            .map(Arc::as_ref)
             .ok_or_else(|| Error::argument("io_queues", 0, "I/O commands need at least one I/O queue"))
     }
 
@@ -365,7 +365,7 @@ impl Shared {
     ) -> (Result<Reply>, Payload) {
         let limit = TimeLimit::new(Instant::now(), timeout.unwrap_or(self.options.command_timeout));
         let command = Command::new(name, sqe, payload, limit);
-        let Answer { result, payload } = Operation::new(Arc::clone(port), command, privileged).await;
+        let Answer { result, payload } = Operation::new(port, command, privileged).await;
         (result, payload)
     }
 }

@@ -107,9 +107,9 @@ impl<'a> Supervisor<'a> {
         shared.admin.open();
         shared.io.iter().for_each(|port| port.open());
 
-        let mut event: Option<Operation> = None;
-        let mut beat: Option<Operation> = None;
-        let mut changed_list: Option<Operation> = None;
+        let mut event: Option<Operation<'_>> = None;
+        let mut beat: Option<Operation<'_>> = None;
+        let mut changed_list: Option<Operation<'_>> = None;
         let mut next_beat = keep_alive.map(|period| Instant::now() + period);
         let mut answered = self.answered();
         loop {
@@ -256,31 +256,31 @@ impl<'a> Supervisor<'a> {
         self.ports().filter_map(|port| port.expire(now)).min()
     }
 
-    fn poll(&self, operation: &mut Operation) -> Poll<Answer> {
+    fn poll(&self, operation: &mut Operation<'_>) -> Poll<Answer> {
         Pin::new(operation).poll(&mut Context::from_waker(&self.waker))
     }
 
-    fn event_request(&self) -> Operation {
+    fn event_request(&self) -> Operation<'a> {
         let sqe = Sqe::new(AdminOpcode::ASYNC_EVENT_REQUEST);
         let command = Command::new("Asynchronous Event Request", sqe, Payload::None, None);
-        Operation::new(Arc::clone(&self.shared.admin), command, true)
+        Operation::new(&self.shared.admin, command, true)
     }
 
-    fn keep_alive(&self) -> Operation {
+    fn keep_alive(&self) -> Operation<'a> {
         let limit = TimeLimit::new(Instant::now(), self.shared.options.keep_alive);
         let sqe = Sqe::new(AdminOpcode::KEEP_ALIVE);
         let command = Command::new("Keep Alive", sqe, Payload::None, limit);
-        Operation::new(Arc::clone(&self.shared.admin), command, true)
+        Operation::new(&self.shared.admin, command, true)
     }
 
     /// Reads the Changed Namespace List, without which the controller does not report the next change.
-    fn changed_namespaces(&self) -> Operation {
+    fn changed_namespaces(&self) -> Operation<'a> {
         let sqe = GetLogPageCmd::new(LogId::CHANGED_NAMESPACES, NSID_ALL, 0, CHANGED_NAMESPACES_SIZE)
             .map_or_else(Sqe::default, |c| c.to_sqe());
         let payload = Payload::from_controller(vec![0u8; CHANGED_NAMESPACES_SIZE as usize]);
         let limit = TimeLimit::new(Instant::now(), self.shared.options.command_timeout);
         let command = Command::new("Get Log Page (Changed Namespace List)", sqe, payload, limit);
-        Operation::new(Arc::clone(&self.shared.admin), command, true)
+        Operation::new(&self.shared.admin, command, true)
     }
 
     /// Tells those who wait for the event; gives whether it is one of namespaces.

@@ -60,7 +60,7 @@ struct Inner {
     cause: ConnectionError,
     /// The current connection; a thread of an earlier one sees that it is not its own, and ends.
     bell: Option<Arc<Bell>>,
-    submissions: VecDeque<(usize, Command)>,
+    submissions: VecDeque<(usize, Box<Command>)>,
     slots: Slab<Slot>,
     in_flight: usize,
     limit: usize,
@@ -90,7 +90,7 @@ enum Slot {
     Waiting(Option<Waker>),
     Answered(Answer),
     /// The connection ended before the command was sent.
-    Returned(Command),
+    Returned(Box<Command>),
     Abandoned,
 }
 
@@ -297,7 +297,7 @@ impl Port {
     }
 
     /// Takes the commands that were handed in. With `sleep`, and if there are none, the bell rings for the next one.
-    pub(crate) fn take(&self, bell: &Arc<Bell>, into: &mut VecDeque<(usize, Command)>, sleep: bool) -> Work {
+    pub(crate) fn take(&self, bell: &Arc<Bell>, into: &mut VecDeque<(usize, Box<Command>)>, sleep: bool) -> Work {
         let mut inner = self.lock();
         if !inner.owns(bell) {
             return Work::End(inner.cause.clone());

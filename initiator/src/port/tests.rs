@@ -46,19 +46,19 @@ fn command(payload: Payload, after: Duration) -> Command {
     Command::new("Test", Sqe::new(0u8), payload, TimeLimit::new(Instant::now(), after))
 }
 
-fn operation(port: &Arc<Port>) -> Operation {
-    Operation::new(Arc::clone(port), command(Payload::None, Duration::from_secs(60)), false)
+fn operation(port: &Port) -> Operation<'_> {
+    Operation::new(port, command(Payload::None, Duration::from_secs(60)), false)
 }
 
-fn poll(operation: &mut Operation) -> Poll<Answer> {
+fn poll(operation: &mut Operation<'_>) -> Poll<Answer> {
     poll_with(operation, &Waker::noop().clone())
 }
 
-fn poll_with(operation: &mut Operation, waker: &Waker) -> Poll<Answer> {
+fn poll_with(operation: &mut Operation<'_>, waker: &Waker) -> Poll<Answer> {
     Pin::new(operation).poll(&mut Context::from_waker(waker))
 }
 
-fn take(port: &Port, bell: &Arc<Bell>) -> Vec<(usize, Command)> {
+fn take(port: &Port, bell: &Arc<Bell>) -> Vec<(usize, Box<Command>)> {
     let mut commands = VecDeque::new();
     assert!(matches!(port.take(bell, &mut commands, false), Work::Go));
     commands.into()
@@ -89,7 +89,7 @@ fn commands_pass_in_the_order_they_came() {
     let (port, bell) = open(2);
     let counts: Vec<Arc<Count>> = (0..5).map(|_| Arc::new(Count::default())).collect();
     let wakers: Vec<Waker> = counts.iter().map(|c| Waker::from(Arc::clone(c))).collect();
-    let mut operations: Vec<Operation> = (0..5).map(|_| operation(&port)).collect();
+    let mut operations: Vec<Operation<'_>> = (0..5).map(|_| operation(&port)).collect();
     for (operation, waker) in operations.iter_mut().zip(&wakers) {
         assert!(poll_with(operation, waker).is_pending());
     }
@@ -116,7 +116,7 @@ fn a_dropped_operation_frees_its_slot_when_it_is_answered() {
     let (port, bell) = open(1);
     let dropped = Arc::new(AtomicBool::new(false));
     let payload = Payload::from_controller(Canary(Arc::clone(&dropped)));
-    let mut first = Operation::new(Arc::clone(&port), command(payload, Duration::from_secs(60)), false);
+    let mut first = Operation::new(&port, command(payload, Duration::from_secs(60)), false);
     assert!(poll(&mut first).is_pending());
     let mut sent = take(&port, &bell);
     drop(first);
@@ -136,7 +136,7 @@ fn an_answer_that_nobody_takes_is_dropped_with_its_operation() {
     let (port, bell) = open(1);
     let dropped = Arc::new(AtomicBool::new(false));
     let payload = Payload::from_controller(Canary(Arc::clone(&dropped)));
-    let mut first = Operation::new(Arc::clone(&port), command(payload, Duration::from_secs(60)), false);
+    let mut first = Operation::new(&port, command(payload, Duration::from_secs(60)), false);
     assert!(poll(&mut first).is_pending());
     let (key, sent) = take(&port, &bell).remove(0);
     port.answer(&mut vec![done(key, sent.payload)]);
@@ -150,7 +150,7 @@ fn a_closed_port_keeps_what_was_not_sent_and_those_who_wait() {
     let (port, bell) = open(1);
     let mut handed_in = operation(&port);
     let mut waiting = operation(&port);
-    let mut privileged = Operation::new(Arc::clone(&port), command(Payload::None, Duration::from_secs(60)), true);
+    let mut privileged = Operation::new(&port, command(Payload::None, Duration::from_secs(60)), true);
     assert!(poll(&mut handed_in).is_pending());
     assert!(poll(&mut waiting).is_pending());
     assert!(poll(&mut privileged).is_pending());
@@ -170,7 +170,7 @@ fn a_closed_port_keeps_what_was_not_sent_and_those_who_wait() {
     port.connected(&bell, 1);
     assert!(poll(&mut waiting).is_pending());
     assert_eq!(take(&port, &bell).len(), 0);
-    let mut set_up = Operation::new(Arc::clone(&port), command(Payload::None, Duration::from_secs(60)), true);
+    let mut set_up = Operation::new(&port, command(Payload::None, Duration::from_secs(60)), true);
     assert!(poll(&mut set_up).is_pending());
     let sent = take(&port, &bell);
     port.answer(&mut vec![done(sent[0].0, Payload::None)]);
@@ -203,7 +203,7 @@ fn waiting_ends_in_time() {
     let attention = Arc::new(Count::default());
     let port = Port::new(1, "test".into(), Arc::clone(&attention) as Arc<dyn Attention>);
     let mut patient = operation(&port);
-    let mut hasty = Operation::new(Arc::clone(&port), command(Payload::None, Duration::from_millis(1)), false);
+    let mut hasty = Operation::new(&port, command(Payload::None, Duration::from_millis(1)), false);
     let woken = Arc::new(Count::default());
     assert!(poll(&mut patient).is_pending());
     assert!(poll_with(&mut hasty, &Waker::from(Arc::clone(&woken))).is_pending());

@@ -96,13 +96,13 @@ pub(super) fn stage(payload: &Payload, len: usize, filled: bool) -> Option<Buffe
 pub(super) fn copy_back(payload: &mut Payload, staged: &Buffer, len: u32) -> Result<(), String> {
     let len = len as usize;
     let from = staged.host().and_then(|bytes| bytes.get(..len)).ok_or("the copy has become shorter")?;
-    match payload {
-        Payload::In(Held::Buffer(to)) => to.copy_from_host(0, from).map_err(|error| error.to_string()),
-        _ => {
-            payload.incoming(0, len).ok_or("it has become shorter")?.copy_from_slice(from);
-            Ok(())
-        }
+    if let Payload::In(held) = payload
+        && let Held::Buffer(to) = &mut **held
+    {
+        return to.copy_from_host(0, from).map_err(|error| error.to_string());
     }
+    payload.incoming(0, len).ok_or("it has become shorter")?.copy_from_slice(from);
+    Ok(())
 }
 
 #[cfg(test)]
