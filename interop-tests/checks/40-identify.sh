@@ -60,7 +60,7 @@ for entry in 01:3 02:1 06:1 10:3 14:1; do
     read -r effects <<<"$(od -An -v -tu4 -j$((1024 + 4 * opcode)) -N4 $work/effects)"
     expect "effects of I/O opcode ${entry%:*}h" "$effects" "${entry#*:}"
 done
-nvme effects-log $dev --csi=1 | tee $work/effects-text | head -n 20
+nvme effects-log $dev --csi=1 | sed -n 1,20p
 expect "number of queues" "$(nvme get-feature $dev -f 7 | grep -c 'Number of Queues')" 1
 nvme smart-log $dev -o json >$work/smart
 json $work/smart '.percent_used != null'

@@ -11,6 +11,7 @@ case $transport in
         disconnect_all
         ;;
 esac
+both_alone() { [ "$(connections)" = 2 ]; }
 settled() { [ "$(connections)" = 0 ] && [ "$(open_files)" = "$before" ]; }
 # Hosts that checks before this one have cut off are given up by their keep alive.
 wait_for 40 unconnected
@@ -18,7 +19,8 @@ before=$(open_files)
 limit=$(sed -n 's/^controllers = //p' "$config")
 for (( i = 0; i <= limit; i++ )); do
     connect $kv --nr-io-queues=1
-    [ "$(connections)" = 2 ]
+    # The last one's may still be on their way out.
+    wait_for 5 both_alone
     nvme disconnect -n $kv
 done
 wait_for 5 settled

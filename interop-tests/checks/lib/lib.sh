@@ -120,8 +120,8 @@ target_stop() {
 }
 target_gone() { ! target_runs; }
 
-# target_logged REGEX: since this check began.
-target_logged() { tail -c "+$(( $(<"$work/target-log-start") + 1 ))" "$target_log" | grep -qE -- "$1"; }
+# target_logged REGEX: since this check began. No pipe: grep leaves at the first match, and a `tail` that still writes would fail of it.
+target_logged() { grep -qE -- "$1" <(tail -c "+$(( $(<"$work/target-log-start") + 1 ))" "$target_log"); }
 
 # own_config: what the target serves from its next start in this check is what is written to $config after the ports; then all is as before.
 own_config() {
