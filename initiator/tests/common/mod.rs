@@ -318,13 +318,14 @@ struct Incoming {
 
 fn serve(state: &State, mut stream: TcpStream) -> Option<()> {
     let behaviour = state.behaviour.lock().unwrap().clone();
-    let mut ic_req = [0u8; 128];
-    stream.read_exact(&mut ic_req).ok()?;
     if behaviour.mute_ic {
-        let _ = stream.read(&mut [0u8; 1]);
+        // The host may go before it has sent its ICReq.
+        let _ = stream.read_to_end(&mut Vec::new());
         state.seen.hung_up.fetch_add(1, Ordering::SeqCst);
         return None;
     }
+    let mut ic_req = [0u8; 128];
+    stream.read_exact(&mut ic_req).ok()?;
     let ic_req = IcReq::read_from_bytes(&ic_req).ok()?;
     let asked = Digests::from_byte(ic_req.dgst);
     let digests =
