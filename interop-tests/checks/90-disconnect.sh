@@ -11,7 +11,6 @@ case $transport in
         disconnect_all
         ;;
 esac
-both_alone() { [ "$(connections)" = 2 ]; }
 settled() { [ "$(connections)" = 0 ] && [ "$(open_files)" = "$before" ]; }
 # Hosts that checks before this one have cut off are given up by their keep alive.
 wait_for 40 unconnected
@@ -20,7 +19,7 @@ limit=$(sed -n 's/^controllers = //p' "$config")
 for (( i = 0; i <= limit; i++ )); do
     connect $kv --nr-io-queues=1
     # The last one's may still be on their way out.
-    wait_for 5 both_alone
+    wait_for 5 one_host
     nvme disconnect -n $kv
 done
 wait_for 5 settled

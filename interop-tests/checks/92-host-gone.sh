@@ -3,7 +3,6 @@
 # cpus: 2
 # limit: 120
 target_start
-only_the_bystander() { [ "$(connections)" = 2 ]; }
 others() { [ "$(connections)" -gt 3 ]; }
 
 # lost DELAY...: hosts that are killed so long after they have connected.
@@ -16,7 +15,7 @@ lost() {
         nap "$delay"
         kill -KILL $host
         wait $host 2>/dev/null || true
-        wait_for 15 only_the_bystander
+        wait_for 15 one_host
     done
     # The kernel's host, while its block device is being read and written.
     connect $block --nr-io-queues=2
@@ -26,7 +25,7 @@ lost() {
     nap 2
     nvme disconnect -n $block
     wait $host || true
-    wait_for 15 only_the_bystander
+    wait_for 15 one_host
 }
 
 # The bystander comes from the other host, by two connections.

@@ -131,10 +131,11 @@ cables_up() {
     done
 }
 
-# connected, unconnected: whether anybody is connected to the target.
+# connected, unconnected, one_host: whether anybody is connected to the target; one alone, with an admin queue and an I/O queue.
 connections() { rdma resource show qp link rxe-port1 | grep -c ' type RC ' || true; }
 connected() { [ "$(connections)" != 0 ]; }
 unconnected() { [ "$(connections)" = 0 ]; }
+one_host() { [ "$(connections)" = 2 ]; }
 
 # target_uses: descriptors of the target, and what connections have on its device. Nothing of a connection stays when that is gone.
 target_uses() {
