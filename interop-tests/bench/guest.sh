@@ -22,7 +22,7 @@ nvme connect -t tcp -a 127.0.0.1 -s 4421 -n "$nvmet_nqn" >/dev/null
 node() {
     local dir disk
     for dir in /sys/class/nvme-subsystem/nvme-subsys*; do
-        [ -e "$dir/subsysnqn" ] && [ "$(<"$dir/subsysnqn")" = "$1" ] || continue
+        grep -qxF "$1" "$dir/subsysnqn" 2>/dev/null || continue
         for disk in "$dir"/nvme*n*/nsid "$dir"/nvme*/nvme*n*/nsid; do
             [[ $disk =~ /nvme([0-9]+n[0-9]+)/nsid$ && "$(<"$disk")" = "$2" ]] && echo "${BASH_REMATCH[1]}" && return
         done

@@ -44,6 +44,8 @@ def for_long(goal): if .size == 1048576 then goal else null end;
         ratios("kvof bench / spdk_nvme_perf"; 1.0; bench; perf("kvof wide"); shape),
         ratios("KV / iperf3"; for_long(0.85); bench and (.op | IN("retrieve", "store")) and .depth > 1; .host == "iperf3";
             [.size, (.op | IN("retrieve", "from target"))]),
+        ratios("KV of one value / iperf3"; null; .target == "kvof wide, one value"; .host == "iperf3";
+            [.size, (.op | IN("retrieve", "from target"))]),
         ratios("KV / Redis"; null; .host == "kvof bench" and (.workload | startswith("redis")); .host == "redis-benchmark"; [.workload, .op])
     ] | add,
     measurements: $lines

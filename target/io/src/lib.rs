@@ -32,7 +32,7 @@ pub use listen::{accept, listen_tcp, local_addr, set_nodelay};
 pub use net::{Sent, TxQueue, TxSeg, recv_vectored};
 pub use pool::{PAGE_SIZE, Pool, PoolBuf, PoolConfig, PoolPart, SharedBuf};
 pub use rdma::{HeapBuf, RdmaBuf};
-pub use region::{Region, RegionError, RegionSlice};
+pub use region::{Region, RegionError, RegionSlice, publish_writes};
 pub use ring::{EventLoop, EventLoopConfig, RingSetup};
 pub use thread::pin_thread;
 pub use waker::Waker;

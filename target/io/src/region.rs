@@ -15,9 +15,14 @@ use crate::mem;
 
 mod words;
 
+pub use words::publish_writes;
+
 const WORD: usize = 8;
 /// Slices that are longer are not prefetched: of so many lines asked for at once the processor drops most. They are touched when they are sent.
 pub(crate) const PREFETCH_MAX: usize = 16 << 10;
+/// What is written to a region of at most this length is left in the caches. Blocks of a longer one are seldom there when they are written,
+/// nor soon read again: such writes pass the caches. See "What was tried" in docs/performance.md.
+const CACHED_MAX: usize = 32 << 20;
 
 /// Zeroed memory of fixed length, shared by its clones. Huge pages are asked for from 2 MiB upwards.
 #[derive(Debug, Clone)]
@@ -65,9 +70,15 @@ impl Region {
         self.mapping.len
     }
 
-    /// Copies `src` to the bytes from `offset`.
+    /// Copies `src` to the bytes from `offset`. This thread sees them at once, all others and devices when it has sent something by a
+    /// [`TxQueue`](crate::TxQueue) or called [`publish_writes`](crate::publish_writes).
     pub fn copy_in(&self, offset: u64, src: &[u8]) -> Result<(), RegionError> {
-        words::store(self.words(offset, src.len())?, src);
+        let words = self.words(offset, src.len())?;
+        if self.len() > CACHED_MAX {
+            words::stream(words, src);
+        } else {
+            words::store(words, src);
+        }
         Ok(())
     }
 
@@ -224,6 +235,37 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A flag that is set with an ordinary store, as on x86-64, could overtake writes that pass the caches.
+    #[test]
+    fn others_see_what_was_published_of_a_region_that_no_cache_holds() {
+        const BLOCK: usize = 4096;
+        const ROUNDS: u64 = if cfg!(miri) { 10 } else { 20_000 };
+        let region = Region::new(CACHED_MAX + BLOCK).unwrap();
+        let place = |round: u64| round * 7919 % (region.len() / BLOCK) as u64 * BLOCK as u64;
+        let (written, read) = (AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    region.copy_in(place(round), round.to_le_bytes().repeat(BLOCK / 8).as_slice()).unwrap();
+                    publish_writes();
+                    written.store(round, Ordering::Release);
+                    while read.load(Ordering::Acquire) < round {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let mut block = vec![0; BLOCK];
+            for round in 1..=ROUNDS {
+                while written.load(Ordering::Acquire) < round {
+                    std::hint::spin_loop();
+                }
+                region.copy_out(place(round), &mut block).unwrap();
+                assert!(block.as_chunks::<8>().0.iter().all(|word| *word == round.to_le_bytes()), "round {round}");
+                read.store(round, Ordering::Release);
+            }
+        });
+    }
 
     #[test]
     fn copies_are_exact_and_bounded() {

@@ -10,7 +10,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
-use crate::{RegionSlice, SharedBuf, region::PREFETCH_MAX};
+use crate::{RegionSlice, SharedBuf, publish_writes, region::PREFETCH_MAX};
+
+mod processor;
 
 /// Most segments handed to the kernel in one call; beyond some dozens the copy dwarfs the call.
 const MAX_IOVECS: usize = 256;
@@ -24,9 +26,7 @@ const SPENT_MAX: usize = 16 << 10;
 /// Small bytes of a part from which on the next ones begin another: a part is forgotten when all of it is sent.
 const SMALL_MAX: usize = 4 << 10;
 
-/// Memory from this length on, which nobody prefetches, is read before it is sent. Reading it line by line, the processor sees what comes next
-/// and fetches it ahead; the kernel's copy into the socket is one instruction (`rep movsb`), in which it does not. See "What was tried" in
-/// docs/performance.md.
+/// Memory from this length on, which nobody prefetches, is read before it is sent, where that pays: see [`processor::copies_blindly`].
 const TOUCH_MIN: usize = PREFETCH_MAX + 1;
 
 /// Memory to send.
@@ -135,7 +135,7 @@ impl TxQueue {
     pub fn push(&mut self, seg: TxSeg) {
         if !seg.is_empty() {
             self.pending = self.pending.saturating_add(seg.len());
-            self.has_long |= cfg!(target_arch = "x86_64") && seg.len() >= TOUCH_MIN;
+            self.has_long |= seg.len() >= TOUCH_MIN && processor::copies_blindly();
             self.parts.push_back(Part::Memory(seg));
         }
     }
@@ -188,6 +188,8 @@ impl TxQueue {
 
     /// As [`Self::send`], but no more than `most` bytes, so that others may have their turn.
     pub fn send_some(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<Sent> {
+        // An answer may say that a write is done.
+        publish_writes();
         let mut bytes = 0;
         while !self.parts.is_empty() && bytes < most {
             if self.has_long {

@@ -1,11 +1,18 @@
 //! Copies between ordinary memory and words that others may read and write at the same time.
 //!
 //! A loop of relaxed atomics says so in the language, but is compiled to an instruction or more for each word. x86-64 has one that moves
-//! any number of whole words, as fast as the machine can.
+//! any number of whole words, as fast as the machine can, and others that write memory without reading it into a cache first.
 
 use std::sync::atomic::AtomicU64;
 #[cfg(any(test, miri, not(target_arch = "x86_64")))]
 use std::sync::atomic::Ordering;
+
+const WORD: usize = size_of::<AtomicU64>();
+/// Bytes of a line of the cache.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LINE: usize = 64;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LINE_WORDS: usize = LINE / WORD;
 
 /// Copies `src` to `words`, as many whole words as both have.
 pub(super) fn store(words: &[AtomicU64], src: &[u8]) {
@@ -18,6 +25,37 @@ pub(super) fn store(words: &[AtomicU64], src: &[u8]) {
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     store_each(words, chunks);
+}
+
+/// Copies `src` to `words`, as many whole words as both have, past the caches: the old bytes are not read to be replaced, and nobody waits
+/// for them. Other threads and devices are sure to see the new ones after [`publish_writes`].
+pub(super) fn stream(words: &[AtomicU64], src: &[u8]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        // Words before the first line of the cache, lines, and words behind the last.
+        let before = (words.as_ptr().align_offset(LINE)).min(words.len());
+        let (first, words) = words.split_at(before);
+        let (first_src, src) = src.split_at(src.len().min(before * WORD));
+        store(first, first_src);
+        let lines = (words.len() / LINE_WORDS).min(src.len() / LINE);
+        if lines > 0 {
+            // SAFETY: both have so many lines, and those of `words` are aligned; the rest as for `store`.
+            unsafe { stream_lines(words.as_ptr().cast_mut().cast(), src.as_ptr(), lines) };
+        }
+        store(words.get(lines * LINE_WORDS..).unwrap_or_default(), src.get(lines * LINE..).unwrap_or_default());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    store(words, src);
+}
+
+/// Lets every thread and device see what this thread has written to a [`Region`](crate::Region), before anything that it does from now on.
+/// To be called before anybody is told that a write is done, unless a [`TxQueue`](crate::TxQueue) tells it, which does this itself.
+pub fn publish_writes() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a fence reads and writes nothing. The compiler may not move memory accesses over it.
+    unsafe {
+        std::arch::asm!("sfence", options(nostack, preserves_flags));
+    }
 }
 
 /// Copies `words` to `dst`, as many whole words as both have.
@@ -43,6 +81,41 @@ fn store_each(words: &[AtomicU64], chunks: &[[u8; 8]]) {
 fn load_each(words: &[AtomicU64], chunks: &mut [[u8; 8]]) {
     for (word, bytes) in words.iter().zip(chunks) {
         *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+    }
+}
+
+/// Copies `count` lines of 64 bytes, at least one, by stores that pass the caches.
+///
+/// # Safety
+/// Both places have that many bytes and do not overlap, and `to` is aligned to 16 bytes. Others may access `to` meanwhile, as atomics or in
+/// the kernel.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn stream_lines(to: *mut u8, from: *const u8, count: usize) {
+    // SAFETY: in bounds and aligned, as the caller says. As in `move_words` the compiler does not look inside. SSE2 is a part of x86-64.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu {c}, [{from} + 32]",
+            "movdqu {d}, [{from} + 48]",
+            "movntdq [{to}], {a}",
+            "movntdq [{to} + 16], {b}",
+            "movntdq [{to} + 32], {c}",
+            "movntdq [{to} + 48], {d}",
+            "add {from}, 64",
+            "add {to}, 64",
+            "dec {count}",
+            "jnz 2b",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            count = inout(reg) count => _,
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            options(nostack)
+        );
     }
 }
 
@@ -87,5 +160,31 @@ mod tests {
             assert!(values(&one) == values(&other), "{len} bytes at {shift}");
             assert!(values(&one[..len / 8]) == values(&words[..len / 8]), "{len} bytes at {shift}");
         }
+    }
+
+    #[test]
+    fn what_passes_the_caches_arrives_wherever_it_lies_and_touches_no_neighbour() {
+        let bytes: Vec<u8> = (0..5000u32).map(|i| i.wrapping_mul(0x9e37_79b9).to_be_bytes()[0]).collect();
+        for count in [0, 1, 7, 8, 9, 15, 16, 63, 64, 512, 520] {
+            for (first, shift) in [(0, 0), (1, 0), (2, 3), (3, 1), (7, 5)] {
+                let words: Vec<AtomicU64> = (0..count + 16).map(|_| AtomicU64::new(u64::MAX)).collect();
+                let src = &bytes[shift..shift + count * WORD];
+                stream(&words[first..first + count], src);
+                publish_writes();
+                let now: Vec<u8> = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_ne_bytes()).collect();
+                let (before, rest) = now.split_at(first * WORD);
+                let (copied, behind) = rest.split_at(src.len());
+                assert!(copied == src, "{count} words at {first}");
+                assert!(before.iter().chain(behind).all(|byte| *byte == 0xff), "{count} words at {first}");
+            }
+        }
+        // The shorter of both decides, as with `store`.
+        let words: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(u64::MAX)).collect();
+        stream(&words, &bytes[..100]);
+        assert!(words.iter().skip(12).all(|w| w.load(Ordering::Relaxed) == u64::MAX));
+        assert_eq!(words[11].load(Ordering::Relaxed).to_ne_bytes(), bytes[88..96]);
+        stream(&words[..10], &bytes[100..]);
+        assert_eq!(words[9].load(Ordering::Relaxed).to_ne_bytes(), bytes[172..180]);
+        assert_eq!(words[10].load(Ordering::Relaxed).to_ne_bytes(), bytes[80..88]);
     }
 }

@@ -123,6 +123,7 @@ impl RdmaLink {
                 Action::Respond { token, data, cqe, invalidate } => {
                     let invalidate = invalidate.filter(|_| endpoint.device().limits().remote_invalidate);
                     let (data, segments) = data.map(|(data, segments)| (memory(data), segments)).unzip();
+                    kvof_io::publish_writes();
                     endpoint.respond(token, data.zip(segments.as_deref()), cqe.as_bytes(), invalidate);
                 }
             }
