@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicU64;
 #[cfg(any(test, miri, not(target_arch = "x86_64")))]
 use std::sync::atomic::Ordering;
 
-const WORD: usize = size_of::<AtomicU64>();
+#[cfg(any(test, all(target_arch = "x86_64", not(miri))))]
+use super::WORD;
+
 /// Bytes of a line of the cache.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINE: usize = 64;
