@@ -79,6 +79,8 @@ impl Setup {
             maxh2cdata: if small { 4096 } else { 1 << 20 },
             r2t_length: if small { 1000 } else { 16 << 10 },
             r2t_outstanding: if self.has(3) { 1 } else { 4 },
+            r2t_window: if small { 20_000 } else { 1 << 20 },
+            r2t_window_max: 1 << 20,
             c2h_data: if small { 4096 } else { 1 << 20 },
             cpda: [0, 3, 15, 31][usize::from(self.bits >> 1 & 3)],
             header_digest: !self.has(4),

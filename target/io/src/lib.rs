@@ -29,7 +29,7 @@ mod waker;
 pub use disk::{DiskError, DiskFile, DiskOpenOptions};
 pub use event::{Event, EventKind, RejectReason, Rejected, WatchId};
 pub use listen::{accept, listen_tcp, local_addr, set_nodelay};
-pub use net::{Sent, TxQueue, TxSeg, recv_vectored};
+pub use net::{Sent, TxQueue, TxSeg, recv_vectored, round_trip};
 pub use pool::{PAGE_SIZE, Pool, PoolBuf, PoolConfig, PoolPart, SharedBuf};
 pub use rdma::{HeapBuf, RdmaBuf};
 pub use region::{Region, RegionError, RegionSlice, publish_writes};

@@ -21,6 +21,8 @@ pub(super) struct Command {
 /// How far a command has come.
 #[derive(Debug)]
 pub(super) enum Stage {
+    /// Waits until the transport fetches more data.
+    AwaitTurn { len: u32, then: Then },
     /// Waits for pool memory to receive its data into.
     AwaitMemory { len: u32, then: Then },
     /// The transport fills `landing`.

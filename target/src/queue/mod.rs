@@ -135,6 +135,10 @@ pub struct Queue {
     flow_control: bool,
     commands: Slab<Command>,
     cids: CidSet,
+    /// The transport has enough data to fetch for now.
+    fetches_enough: bool,
+    /// Commands whose data are fetched when it has not any more, oldest first. They have no memory yet.
+    in_line: VecDeque<CommandIndex>,
     /// Commands that wait for pool memory, oldest first.
     starved: VecDeque<CommandIndex>,
     /// Commands that a backend has.
@@ -161,6 +165,8 @@ impl Queue {
             flow_control: true,
             commands: Slab::new(),
             cids: CidSet::default(),
+            fetches_enough: false,
+            in_line: VecDeque::new(),
             starved: VecDeque::new(),
             executing: 0,
             held: 0,
@@ -205,10 +211,22 @@ impl Queue {
         self.commands.len() - self.held
     }
 
-    /// Whether commands wait for pool memory.
+    /// Whether commands wait for pool memory, those in line included whose turn has come: [`Self::poll_starved`].
     #[must_use]
     pub fn is_starved(&self) -> bool {
-        !self.starved.is_empty()
+        !self.starved.is_empty() || (!self.in_line.is_empty() && !self.fetches_enough)
+    }
+
+    /// Whether the transport has enough data to fetch for now. While it has, commands with data that did not come in their capsule wait in
+    /// line, and have no memory yet.
+    pub const fn set_fetches_enough(&mut self, enough: bool) {
+        self.fetches_enough = enough;
+    }
+
+    /// Whether commands wait until the transport fetches more data.
+    #[must_use]
+    pub fn is_in_line(&self) -> bool {
+        !self.in_line.is_empty()
     }
 
     /// Why the connection has to end, if it has to.
@@ -299,9 +317,9 @@ impl Queue {
         self.complete_io(index, outcome)
     }
 
-    /// The next step of a command that waited for memory, if memory has come back.
+    /// The next step of a command that waited for memory, if memory has come back, or whose turn has come.
     pub fn poll_starved(&mut self, cx: &mut Cx<'_>) -> Option<Step> {
-        let index = *self.starved.front()?;
+        let Some(&index) = self.starved.front() else { return self.poll_in_line(cx) };
         let Some(command) = self.commands.get_mut(index) else {
             self.starved.pop_front();
             return Some(Step::Later);
@@ -345,6 +363,21 @@ impl Queue {
         Some(step)
     }
 
+    fn poll_in_line(&mut self, cx: &Cx<'_>) -> Option<Step> {
+        if self.fetches_enough {
+            return None;
+        }
+        let index = self.in_line.pop_front()?;
+        let Some(command) = self.commands.get_mut(index) else { return Some(Step::Later) };
+        Some(match std::mem::replace(&mut command.stage, Stage::Executing) {
+            Stage::AwaitTurn { len, then } => self.fetch(cx, index, len, then),
+            other => {
+                command.stage = other;
+                Step::Later
+            }
+        })
+    }
+
     /// The next answer that no capsule caused: an asynchronous event.
     pub fn poll_event(&mut self, now: Instant) -> Option<Response> {
         let Role::Admin(queue) = &mut self.role else { return None };
@@ -378,6 +411,7 @@ impl Queue {
 
     /// The connection is gone: commands that are not executing are given up without a completion.
     pub fn abandon(&mut self) {
+        self.in_line.clear();
         self.starved.clear();
         self.held = 0;
         self.commands.retain(|_, command| {
@@ -406,19 +440,33 @@ impl Queue {
     }
 
     fn receive_pool(&mut self, cx: &mut Cx<'_>, index: usize, len: u32, then: Then) -> Step {
-        // Fairness: nobody overtakes a command that waits for memory. No bytes need none, and nothing would bring them.
-        let buf = if len == 0 || self.starved.is_empty() { landing_of(cx.pool, len) } else { None };
-        let in_capsule = self.commands.get(index).is_some_and(|c| c.data.in_capsule);
-        match buf {
-            Some(buf) if len == 0 => self.submit(cx, index, then, buf),
-            Some(buf) => {
-                self.set_stage(index, Stage::Receiving { landing: Landing::Pool(buf), then });
-                Step::Receive { index, len }
-            }
+        // No bytes need no turn, and nothing would bring them.
+        if len == 0
+            && let Some(buf) = cx.pool.alloc(0)
+        {
+            return self.submit(cx, index, then, buf);
+        }
+        if self.commands.get(index).is_some_and(|c| c.data.in_capsule) {
             // The bytes are on their way already and cannot be held off; what may come in capsules is small, and bounded
             // by the depth of the queue.
-            None if in_capsule => {
-                self.set_stage(index, Stage::Receiving { landing: Landing::Heap(vec![0; len as usize]), then });
+            let landing =
+                self.landing_of(cx.pool, len).map_or_else(|| Landing::Heap(vec![0; len as usize]), Landing::Pool);
+            self.set_stage(index, Stage::Receiving { landing, then });
+            return Step::Receive { index, len };
+        }
+        if self.fetches_enough || !self.in_line.is_empty() {
+            self.set_stage(index, Stage::AwaitTurn { len, then });
+            self.in_line.push_back(index);
+            return Step::Later;
+        }
+        self.fetch(cx, index, len, then)
+    }
+
+    /// Has a command's data fetched, as soon as there is memory for them.
+    fn fetch(&mut self, cx: &Cx<'_>, index: usize, len: u32, then: Then) -> Step {
+        match self.landing_of(cx.pool, len) {
+            Some(buf) => {
+                self.set_stage(index, Stage::Receiving { landing: Landing::Pool(buf), then });
                 Step::Receive { index, len }
             }
             None => {
@@ -427,6 +475,11 @@ impl Queue {
                 Step::Later
             }
         }
+    }
+
+    /// Memory to receive a new command's data into. Nobody overtakes a command that waits for it.
+    fn landing_of(&self, pool: &Pool, len: u32) -> Option<PoolBuf> {
+        if self.starved.is_empty() { landing_of(pool, len) } else { None }
     }
 
     fn use_data(&mut self, cx: &mut Cx<'_>, index: usize, landing: Landing, then: Then) -> Step {

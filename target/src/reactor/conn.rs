@@ -127,7 +127,7 @@ impl Conn {
     /// To be called a few times a second.
     pub(super) fn handle_tick(&mut self, cx: &mut Cx<'_>) {
         match &mut self.link {
-            Link::Tcp(link) if link.socket.is_some() => link.connection.handle_tick(cx),
+            Link::Tcp(link) => link.handle_tick(cx),
             Link::Rdma(link) if link.is_open() => link.connection.handle_tick(cx),
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use kvof_io::{EventLoop, WatchId, recv_vectored};
+use kvof_io::{EventLoop, WatchId, recv_vectored, round_trip};
 
 use super::turns::{Class, PROMPT};
 use crate::{queue::Cx, transport::tcp::Connection};
@@ -27,6 +27,8 @@ pub(super) struct TcpLink {
     readable: Option<WatchId>,
     /// Waits for the socket to take more.
     pub(super) writable: Option<WatchId>,
+    /// The connection has been told how long a round trip takes, since the last tick.
+    knows_round_trip: bool,
 }
 
 /// What a receive has come to.
@@ -59,12 +61,34 @@ impl TcpLink {
                 None
             }
         };
-        Self { socket: Some(socket), connection, readable, writable: None }
+        Self { socket: Some(socket), connection, readable, writable: None, knows_round_trip: false }
+    }
+
+    /// To be called a few times a second.
+    pub(super) fn handle_tick(&mut self, cx: &mut Cx<'_>) {
+        if self.socket.is_some() {
+            self.knows_round_trip = false;
+            self.connection.handle_tick(cx);
+        }
+    }
+
+    /// Tells the connection how long a round trip takes, where that makes a difference.
+    fn learn_round_trip(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        self.knows_round_trip = true;
+        match round_trip(socket.as_fd()) {
+            Ok(Some(time)) => self.connection.set_round_trip(time),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "the kernel does not tell the round trip"),
+        }
     }
 
     /// Receives what has come, about `most` bytes of it.
     pub(super) fn receive(&mut self, cx: &mut Cx<'_>, scratch: &mut [u8], most: usize) -> Received {
         let mut bytes = 0;
+        if self.connection.is_in_line() && !self.knows_round_trip {
+            self.learn_round_trip();
+        }
         let tcp = &mut self.connection;
         for _ in 0..RECV_BUDGET {
             if bytes >= most {

@@ -164,6 +164,60 @@ fn one_r2t_asks_for_all_where_the_host_allows_one() {
 }
 
 #[test]
+fn further_data_are_asked_for_when_most_of_what_was_has_come() {
+    let tcp = TcpSettings { r2t_window: 64 << 10, r2t_window_max: 64 << 10, ..settings() };
+    let rig = Rig::start(Options { tcp, ..Options::default() });
+    for digests in [Digests::default(), BOTH] {
+        let (_admin, mut io) = Host::pair(&rig, Ask { digests, entries: 32, ..Ask::default() });
+        let values: Vec<Vec<u8>> = (0..5).map(|seed| value(seed, 40_000)).collect();
+        let before = rig.pool.in_use();
+        let cids: Vec<u16> = (0..5)
+            .map(|i| io.capsule(store(&format!("v{i}"), 40_000), SglDescriptor::transport_data(40_000), &[]))
+            .collect();
+        // One leaves room for more; two do not.
+        let first = io.read().unwrap().r2t();
+        let second = io.read().unwrap().r2t();
+        assert_eq!([first.cccid.get(), second.cccid.get()], cids[..2]);
+        assert!(read_soon(&mut io).is_none());
+        assert!(rig.pool.in_use() <= before + 2 * (40 << 10), "what is not asked for needs no memory");
+        // Others are not kept waiting by those in line.
+        let small = io.capsule(store("small", 999), SglDescriptor::in_capsule(0, 999), &values[0][..999]);
+        assert_eq!(io.read().unwrap().cqe().cid.get(), small);
+        // A part that leaves 64 KiB to come lets nobody in, 4 bytes more do.
+        let part = 80_000 - (64 << 10);
+        let bytes = io.h2c_data(cids[0], first.ttag.get(), 0, &values[0][..part], false);
+        io.send(&bytes);
+        assert!(read_soon(&mut io).is_none());
+        let bytes = io.h2c_data(cids[0], first.ttag.get(), part as u32, &values[0][part..part + 4], false);
+        io.send(&bytes);
+        let third = io.read().unwrap().r2t();
+        assert_eq!(third.cccid.get(), cids[2]);
+        assert!(read_soon(&mut io).is_none());
+        let bytes = io.h2c_data(cids[0], first.ttag.get(), part as u32 + 4, &values[0][part + 4..], true);
+        io.send(&bytes);
+        let mut open = vec![second, third];
+        let mut done = Vec::new();
+        while done.len() < 5 {
+            let pdu = io.read().unwrap();
+            if pdu.kind == PduType::R2T {
+                open.push(pdu.r2t());
+            } else {
+                assert!(pdu.cqe().status().is_success());
+                done.push(pdu.cqe().cid.get());
+            }
+            // Whichever comes last is answered first.
+            if let Some(r2t) = open.pop() {
+                let index = cids.iter().position(|cid| *cid == r2t.cccid.get()).unwrap();
+                io.answer(&r2t, &values[index], 7000);
+            }
+        }
+        for (i, value) in values.iter().enumerate() {
+            assert!(io.retrieve(&format!("v{i}"), 40_000).1 == *value, "value {i} is damaged");
+        }
+    }
+}
+
+#[test]
 fn alignments_and_digests_in_every_combination() {
     for cpda in [0, 1, 7, 31] {
         let rig = Rig::start(Options { tcp: TcpSettings { cpda, ..small() }, ..Options::default() });

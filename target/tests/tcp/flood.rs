@@ -162,8 +162,59 @@ fn answers_that_nobody_reads_take_bounded_memory() {
 }
 
 #[test]
+fn data_in_line_have_no_memory_until_their_turn() {
+    const EACH: usize = 12;
+    let tcp = TcpSettings { r2t_window: 1, r2t_window_max: 1, ..settings() };
+    let rig = Rig::start(Options { tcp, ..Options::default() });
+    let long = 1 << 20;
+    let mut hosts: Vec<Host> = Vec::new();
+    let admins: Vec<Host> = (0..3)
+        .map(|_| {
+            let (admin, io) = Host::pair(&rig, Ask { entries: 32, ..Ask::default() });
+            hosts.push(io);
+            admin
+        })
+        .collect();
+    let before = rig.pool.in_use();
+    let cids: Vec<Vec<u16>> = hosts
+        .iter_mut()
+        .enumerate()
+        .map(|(host, io)| {
+            let sgl = SglDescriptor::transport_data(long as u32);
+            (0..EACH).map(|_| io.capsule(store(&format!("v{host}"), long), sgl, &[])).collect()
+        })
+        .collect();
+    wait_until("one of each is asked for", || rig.pool.in_use() >= before + 3 * long);
+    assert!(rig.pool.in_use() < before + 4 * long);
+    // From here on there is room for one more than there are values: hosts wait for each other's memory, too.
+    rig.pool.keep(rig.pool.limit() - rig.pool.in_use() - long);
+    std::thread::scope(|scope| {
+        for (host, (io, cids)) in hosts.iter_mut().zip(&cids).enumerate() {
+            scope.spawn(move || {
+                let mut done = Vec::new();
+                while done.len() < EACH {
+                    let pdu = io.read().unwrap();
+                    if pdu.kind == kvof_spec::tcp::PduType::R2T {
+                        let index = cids.iter().position(|cid| *cid == pdu.r2t().cccid.get()).unwrap();
+                        io.answer(&pdu.r2t(), &value((host * EACH + index) as u8, long), u32::MAX);
+                    } else {
+                        assert!(pdu.cqe().status().is_success());
+                        done.push(pdu.cqe().cid.get());
+                    }
+                }
+                assert_eq!(done, *cids, "one after the other, as they were asked for");
+                let last = value((host * EACH + EACH - 1) as u8, long);
+                assert!(io.retrieve(&format!("v{host}"), long).1 == last);
+            });
+        }
+    });
+    drop(admins);
+}
+
+#[test]
 fn long_stores_leave_memory_to_short_commands() {
-    let rig = Rig::start(Options::default());
+    let tcp = TcpSettings { r2t_window: u32::MAX, ..settings() };
+    let rig = Rig::start(Options { tcp, ..Options::default() });
     let (long, kept) = (2 << 20, 4 << 20);
     rig.pool.keep(kept);
     let (_admin, mut flood) = Host::pair(&rig, Ask { entries: 128, ..Ask::default() });

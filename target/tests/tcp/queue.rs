@@ -177,7 +177,7 @@ fn namespaces_and_opcodes_that_are_not_there() {
 #[test]
 fn commands_wait_in_order_for_memory() {
     let limits = TargetLimits { mdts: 1 << 20, ..TargetLimits::default() };
-    let tcp = TcpSettings { r2t_length: 1 << 20, ..settings() };
+    let tcp = TcpSettings { r2t_length: 1 << 20, r2t_window: u32::MAX, ..settings() };
     // 64 MiB for values, of which none is stored, and one command's worth.
     let rig = Rig::start(Options { limits, tcp, memory: 1 << 20, ..Options::default() });
     let (_admin, mut io) = Host::pair(&rig, Ask { entries: 128, ..Ask::default() });

@@ -12,7 +12,10 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
 use crate::{RegionSlice, SharedBuf, publish_writes, region::PREFETCH_MAX};
 
+mod path;
 mod processor;
+
+pub use path::round_trip;
 
 /// Most segments handed to the kernel in one call; beyond some dozens the copy dwarfs the call.
 const MAX_IOVECS: usize = 256;

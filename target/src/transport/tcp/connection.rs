@@ -42,6 +42,9 @@ impl Default for TcpTimers {
 /// Bytes a second at which a host has to send a PDU that it has begun.
 pub(super) const SLOWEST_RATE: u32 = 32 << 10;
 
+/// Bytes a microsecond that one core, and so one connection, does not exceed: 100 Gbit/s.
+const FASTEST_RATE: u64 = 12_500;
+
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
@@ -70,6 +73,10 @@ pub struct Connection {
     pub(super) transfers: Vec<Transfer>,
     /// Transfers that wait for data.
     pub(super) receiving: usize,
+    /// Bytes that these transfers still wait for.
+    due: u64,
+    /// Bytes that may be due before further commands wait in line.
+    window: u64,
     opened: Instant,
     /// When the last H2CData ended, or the oldest waiting R2T was sent.
     pub(super) data_progress: Instant,
@@ -93,6 +100,7 @@ impl Connection {
             in_capsule_max: ADMIN_DATA_MAX,
             data_max: settings.maxh2cdata,
         };
+        let window = settings.r2t_window.into();
         Self {
             settings,
             phase: Phase::AwaitIcReq,
@@ -104,6 +112,8 @@ impl Connection {
             queue: Queue::new(),
             transfers: Vec::new(),
             receiving: 0,
+            due: 0,
+            window,
             opened: now,
             data_progress: now,
             pdu_deadline: None,
@@ -159,7 +169,7 @@ impl Connection {
         }
     }
 
-    /// Lets commands go on that waited for pool memory; false while there is none.
+    /// Lets commands go on that waited for pool memory, or for their turn; false while there is no memory.
     pub fn handle_memory(&mut self, cx: &mut Cx<'_>) -> bool {
         while self.queue.is_starved() {
             let Some(step) = self.queue.poll_starved(cx) else { return false };
@@ -168,7 +178,37 @@ impl Connection {
         true
     }
 
-    /// Whether commands wait for pool memory.
+    /// The shortest round trip to the host: as many bytes may be due as come during two of them, if the settings allow.
+    pub fn set_round_trip(&mut self, round_trip: Duration) {
+        let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
+        let (least, most) = (self.settings.r2t_window.into(), self.settings.r2t_window_max.into());
+        self.window = micros.saturating_mul(2 * FASTEST_RATE).min(most).max(least);
+        self.set_due(self.due);
+    }
+
+    /// Whether commands wait until fewer bytes are due: a round trip that is longer than was thought would let them go on.
+    #[must_use]
+    pub fn is_in_line(&self) -> bool {
+        self.queue.is_in_line()
+    }
+
+    /// So many bytes of data are to come now.
+    pub(super) const fn set_due(&mut self, due: u64) {
+        self.due = due;
+        self.queue.set_fetches_enough(due >= self.window);
+    }
+
+    /// `len` more bytes have been asked for.
+    pub(super) const fn add_due(&mut self, len: u32) {
+        self.set_due(self.due.saturating_add(len as u64));
+    }
+
+    /// `len` of these bytes have come.
+    pub(super) const fn remove_due(&mut self, len: u32) {
+        self.set_due(self.due.saturating_sub(len as u64));
+    }
+
+    /// Whether commands wait for pool memory, also those whose turn to be fetched has come.
     #[must_use]
     pub fn is_starved(&self) -> bool {
         self.queue.is_starved()
@@ -243,9 +283,15 @@ impl Connection {
         if self.end.is_none() {
             self.end = Some(reason);
             self.queue.abandon();
-            self.transfers.clear();
-            self.receiving = 0;
+            self.forget_transfers();
         }
+    }
+
+    /// No transfer gets any further.
+    pub(super) fn forget_transfers(&mut self) {
+        self.transfers.clear();
+        self.receiving = 0;
+        self.set_due(0);
     }
 
     /// Executes what the queue says about a command.
@@ -269,5 +315,24 @@ impl Connection {
         if let Some(fatal) = self.rx.fatal() {
             self.close(CloseReason::Fatal(fatal));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_way_lets_more_be_due() {
+        let settings = TcpSettings { r2t_window: 1 << 20, r2t_window_max: 200_000_000, ..TcpSettings::default() };
+        let mut connection = Connection::new(Arc::new(settings), Instant::now());
+        assert_eq!(connection.window, 1 << 20);
+        for (micros, window) in [(41, 1 << 20), (42, 1_050_000), (5000, 125_000_000), (8001, 200_000_000), (0, 1 << 20)]
+        {
+            connection.set_round_trip(Duration::from_micros(micros));
+            assert_eq!(connection.window, window, "{micros} microseconds");
+        }
+        connection.set_round_trip(Duration::MAX);
+        assert_eq!(connection.window, 200_000_000);
     }
 }

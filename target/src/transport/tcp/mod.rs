@@ -23,6 +23,11 @@ pub struct TcpSettings {
     pub r2t_length: u32,
     /// Most R2Ts outstanding for one command, whatever the host allows (1's based).
     pub r2t_outstanding: u8,
+    /// Bytes that R2Ts have asked for and that are still to come, from which on no further command's data are asked for, where the way to
+    /// the host is short.
+    pub r2t_window: u32,
+    /// The same, however long the way is.
+    pub r2t_window_max: u32,
     /// Most bytes of one C2HData PDU; a multiple of 4.
     pub c2h_data: u32,
     /// CPDA: alignment of received data, dwords, 0's based.
@@ -44,6 +49,8 @@ impl Default for TcpSettings {
             maxh2cdata: 1 << 20,
             r2t_length: 1 << 20,
             r2t_outstanding: 4,
+            r2t_window: 1 << 20,
+            r2t_window_max: 256 << 20,
             c2h_data: 1 << 20,
             cpda: 0,
             header_digest: true,

@@ -170,6 +170,9 @@ impl Connection {
             }
             data.at += n;
             data.take -= n;
+            if data.grant.is_some() {
+                self.remove_due(n);
+            }
         }
         self.end_data_if_done(cx)
     }
@@ -408,6 +411,9 @@ impl Connection {
             crc.update(trailing);
         }
         *input = rest;
+        if data.grant.is_some() {
+            self.remove_due(placed);
+        }
     }
 
     fn end_data_if_done(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
@@ -475,8 +481,7 @@ impl Connection {
         self.rx.state = State::Deaf;
         self.rx.fatal = Some(fatal);
         self.queue.abandon();
-        self.transfers.clear();
-        self.receiving = 0;
+        self.forget_transfers();
     }
 }
 

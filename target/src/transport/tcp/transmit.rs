@@ -126,6 +126,7 @@ impl Connection {
             self.data_progress = now;
         }
         self.receiving += 1;
+        self.add_due(len);
         self.send_r2ts(index);
     }
 
