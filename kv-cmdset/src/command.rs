@@ -251,12 +251,18 @@ impl KvCommand {
         self.key(limits)?.ok_or(Status::INVALID_KEY_SIZE)
     }
 
+    /// The bytes that the command names as a key, whatever the command and the limits; `None` if their number is that of no key.
+    #[must_use]
+    pub fn any_key(&self) -> Option<Key> {
+        Key::new(self.key.get(..usize::from(self.key_len))?).ok()
+    }
+
     /// The key, or `None` if its length is 0.
     fn key(&self, limits: &KvLimits) -> Result<Option<Key>, Status> {
         if self.key_len == 0 {
             return Ok(None);
         }
-        let Some(Ok(key)) = self.key.get(..usize::from(self.key_len)).map(Key::new) else {
+        let Some(key) = self.any_key() else {
             return Err(if self.opcode == KvOpcode::STORE { Status::INVALID_KEY_SIZE } else { Status::INVALID_FIELD });
         };
         if u16::from(self.key_len) > limits.kvkml {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kvof_rdma::Registrations;
 
 use crate::mem;
+use crate::prefetch::{LINE, far_line};
 
 mod words;
 
@@ -103,6 +104,17 @@ impl Region {
         Ok(RegionSlice { region: self.clone(), at, len })
     }
 
+    /// Asks the processor to bring `len` bytes from `offset` closer, for whoever copies them soon; nothing happens beyond 16 KiB, or beyond the
+    /// region's end.
+    pub fn prefetch(&self, offset: u64, len: usize) {
+        if len <= PREFETCH_MAX
+            && let Ok(at) = self.check(offset, len)
+        {
+            let start = self.mapping.start.as_ptr().cast_const();
+            (at..at + len).step_by(LINE).for_each(|at| far_line(start.wrapping_add(at)));
+        }
+    }
+
     fn check(&self, offset: u64, len: usize) -> Result<usize, RegionError> {
         let size = self.mapping.len;
         let start = usize::try_from(offset).ok();
@@ -157,19 +169,6 @@ impl RegionSlice {
         match offset.checked_add(dst.len()) {
             Some(end) if end <= self.len => self.region.copy_out((self.at + offset) as u64, dst),
             _ => Err(RegionError::OutOfBounds { offset: offset as u64, len: dst.len(), size: self.len }),
-        }
-    }
-
-    /// Asks the processor to bring up to 16 KiB closer, so that they are on their way before the kernel copies them into a socket.
-    pub fn prefetch(&self) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if self.len <= PREFETCH_MAX {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            for line in (0..self.len).step_by(64) {
-                let line = self.start().wrapping_add(line);
-                // SAFETY: a prefetch changes nothing and reads nothing that anybody sees, wherever it points.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
-            }
         }
     }
 

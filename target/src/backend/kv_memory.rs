@@ -52,6 +52,14 @@ impl KvMemory {
         Submitted::Pending
     }
 
+    /// Commands with values come soon, for `keys`. Each would wait for memory two or three times, one after the other; here all of them wait
+    /// together.
+    pub(super) fn expect(&self, env: &Env, keys: impl Iterator<Item = Key> + Clone) {
+        let here = keys.filter(|key| core_of(key, env.cores) == env.core);
+        here.clone().for_each(|key| self.shard.prefetch_key(&key));
+        here.for_each(|key| self.shard.prefetch_value(&key));
+    }
+
     fn done(&mut self, op: OpId, request: KvRequest<PoolBuf>) -> Submitted {
         Submitted::Done(self.execute(op, request).map(IoOutcome::Kv).map_err(IoError::Kv))
     }

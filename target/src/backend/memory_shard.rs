@@ -93,6 +93,18 @@ impl MemoryShard {
         Self { index: MemoryIndex::new(), usage, limits, room, pool, done: VecDeque::new() }
     }
 
+    /// A command for `key` comes soon: its place in the index is brought closer.
+    pub(super) fn prefetch_key(&self, key: &Key) {
+        self.index.prefetch(key);
+    }
+
+    /// The same, when its place in the index is there: what its value is held by, and the value's beginning.
+    pub(super) fn prefetch_value(&self, key: &Key) {
+        if let Some(value) = self.index.get(key) {
+            value.bytes.prefetch();
+        }
+    }
+
     fn execute(&mut self, request: KvRequest<PoolBuf>) -> KvResult<SharedBuf> {
         match request {
             KvRequest::Store { key, options, value } => self.store(key, options, value),

@@ -13,6 +13,7 @@
 //! Every request is answered exactly once, also when its namespace is detached meanwhile.
 
 mod disk;
+mod expect;
 mod gather;
 mod kv_memory;
 mod memory_index;

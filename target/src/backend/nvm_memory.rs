@@ -8,7 +8,7 @@
 use kvof_io::{Region, RegionError};
 use kvof_spec::Status;
 
-use super::{IoError, IoOutcome, IoResult, NvmRequest};
+use super::{ByteRange, IoError, IoOutcome, IoResult, NvmRequest};
 use crate::namespace::DataOut;
 
 /// Bytes that Compare looks at in one go.
@@ -42,6 +42,11 @@ impl NvmMemory {
             NvmRequest::Deallocate { .. } | NvmRequest::Flush => Ok(IoOutcome::Nvm),
             NvmRequest::Refused { status } => Err(IoError::Nvm(*status)),
         }
+    }
+
+    /// These bytes will be read soon.
+    pub(super) fn expect_read(&self, range: ByteRange) {
+        self.region.prefetch(range.offset, usize::try_from(range.len).unwrap_or(usize::MAX));
     }
 
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> IoResult {

@@ -16,7 +16,7 @@ use kvof_kv::KvOp;
 use kvof_spec::{Sqe, Status};
 
 use crate::{
-    backend::{IoError, IoOutcome, IoRequest},
+    backend::{ByteRange, IoError, IoOutcome, IoRequest},
     model::{Namespace, NamespaceKindDef},
 };
 
@@ -83,6 +83,15 @@ pub fn prepare(ns: &Namespace, sqe: &Sqe, sgl_len: u32) -> Prepared {
         }
     };
     prepared.unwrap_or_else(|status| Prepared::Complete(Completion::error(status)))
+}
+
+/// The bytes of `ns` that the command `sqe` reads, if it is a Read of a block namespace.
+#[must_use]
+pub fn read_of(ns: &Namespace, sqe: &Sqe) -> Option<ByteRange> {
+    match ns.def.kind {
+        NamespaceKindDef::Nvm { block_size, size, .. } => nvm::Geometry::new(block_size, size).ok()?.read_of(sqe),
+        NamespaceKindDef::Kv { .. } => None,
+    }
 }
 
 /// The completion of the command `sqe`, which [`prepare`] has let pass, with the storage's `outcome`.

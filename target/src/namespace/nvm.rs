@@ -48,6 +48,11 @@ impl Geometry {
         let size = u64::from(self.block_size);
         Ok(ByteRange { offset: first * size, len: count * size })
     }
+
+    /// What `sqe` reads, if it is a Read.
+    pub(super) fn read_of(self, sqe: &Sqe) -> Option<ByteRange> {
+        if sqe.opcode == NvmOpcode::READ.0 { blocks(self, sqe).ok() } else { None }
+    }
 }
 
 pub(super) fn prepare(geometry: Geometry, sqe: &Sqe, sgl_len: u32) -> Result<Prepared, Status> {

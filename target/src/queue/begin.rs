@@ -21,6 +21,15 @@ const NSID_ALL: u32 = u32::MAX;
 const CONNECT_DATA_SIZE: u32 = 1024;
 
 impl Queue {
+    /// The commands `sqes` have come together and will be begun one after the other, if nothing is wrong with them.
+    pub fn expect<'a>(&self, cx: &Cx<'_>, sqes: impl Iterator<Item = &'a Sqe> + Clone) {
+        let Role::Io(queue) = &self.role else { return };
+        let Some(nsid) = sqes.clone().next().map(|sqe| sqe.nsid.get()) else { return };
+        if let Some(ns) = queue.namespace(nsid) {
+            cx.backends.expect(&ns, sqes.filter(|sqe| sqe.nsid.get() == nsid));
+        }
+    }
+
     /// Takes a command whose capsule has arrived. `data` is what the transport read from the SGL, or the status with
     /// which the command is refused because its SGL is unusable. `here` is the data themselves where they came with the capsule and
     /// are whole, else empty: then no [`Step::Receive`] follows.

@@ -70,9 +70,13 @@ impl PoolBuf {
     /// Copies `bytes` to `at`, and counts them as [`copied`](Self::copied); false, with no effect, if they do not lie within the length.
     pub fn copy_in(&mut self, at: usize, bytes: &[u8]) -> bool {
         let end = at.saturating_add(bytes.len());
+        if self.get(at..end).is_none() {
+            return false;
+        }
+        // Counted first: whoever moves the buffer next would wait for this store, and with it for all stores of the copy.
+        self.count_copied(bytes.len());
         let Some(place) = self.get_mut(at..end) else { return false };
         place.copy_from_slice(bytes);
-        self.count_copied(bytes.len());
         true
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kvof_rdma::Registrations;
 
 use super::PoolBuf;
+use crate::prefetch::{line, prefetch};
 
 /// A cheaply cloned view of immutable bytes. The memory lives as long as any clone or slice of it.
 #[derive(Clone)]
@@ -56,6 +57,16 @@ impl SharedBuf {
         };
         let part = self.get(from..to)?;
         Some(Self { start: part.as_ptr(), len: part.len(), owner: self.owner.clone() })
+    }
+
+    /// Asks the processor for what a clone of this will need, its first reader, the end of the last clone, and whoever gets the memory then.
+    pub fn prefetch(&self) {
+        if let Some(owner) = &self.owner {
+            // The count of clones lies just before what it counts.
+            line(Arc::as_ptr(owner).cast::<u8>().wrapping_sub(2 * size_of::<usize>()));
+            prefetch(&**owner);
+        }
+        line(self.start);
     }
 
     /// Where the bytes are, for the kernel. Stays the same when the value is moved.

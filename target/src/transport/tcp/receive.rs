@@ -33,6 +33,9 @@ const OFFSET_TTAG: u32 = 10;
 const OFFSET_DATAO: u32 = 12;
 const OFFSET_DATAL: u32 = 16;
 
+/// Commands that the queue is told of before their turn, at most: what is brought closer for them has to stay there until then.
+const EXPECTED_MAX: usize = 32;
+
 /// The receiving half: the PDU in progress.
 #[derive(Debug)]
 pub(super) struct Rx {
@@ -178,7 +181,19 @@ impl Connection {
     }
 
     fn handle_bytes(&mut self, cx: &mut Cx<'_>, mut input: &[u8]) -> Result<(), Fatal> {
+        // Commands from here on that the queue has been told of.
+        let mut expected = 0_usize;
         while !input.is_empty() {
+            if self.rx.is_between_pdus() {
+                if expected == 0 {
+                    expected = EXPECTED_MAX;
+                    // One alone has nothing to wait together with.
+                    if capsules(input).nth(1).is_some() {
+                        self.queue.expect(cx, capsules(input).take(EXPECTED_MAX));
+                    }
+                }
+                expected -= 1;
+            }
             match &mut self.rx.state {
                 State::Deaf => return Ok(()),
                 // One receive can bring a thousand commands, each with an answer of its own size.
@@ -485,6 +500,18 @@ impl Connection {
     }
 }
 
+/// The commands of the capsules that `bytes` begin with, none of them checked.
+fn capsules(mut bytes: &[u8]) -> impl Iterator<Item = &Sqe> + Clone {
+    std::iter::from_fn(move || {
+        let (capsule, _) = CapsuleCmd::ref_from_prefix(bytes).ok()?;
+        // What is shorter than its header is none.
+        let len = capsule.ch.plen.get() as usize;
+        let is_capsule = capsule.ch.pdu_type == PduType::CAPSULE_CMD.0 && len >= size_of::<CapsuleCmd>();
+        bytes = bytes.get(len..).unwrap_or_default();
+        is_capsule.then_some(&capsule.sqe)
+    })
+}
+
 /// The data of a capsule, if `input` has all of them, with the right digest where there is one; and what comes behind them.
 fn whole_data<'a>(frame: &Frame, input: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     let (_pad, rest) = input.split_at_checked(frame.data_offset - frame.header_total())?;
@@ -512,5 +539,45 @@ fn read_sgl(sqe: &Sqe, capsule: u32) -> (Result<HostData, Status>, u32) {
             _ => (Err(Status::SGL_OFFSET_INVALID.with_dnr()), 0),
         },
         _ => (Err(Status::SGL_TYPE_INVALID.with_dnr()), 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvof_spec::{IntoBytes, NvmOpcode, tcp::CommonHeader};
+
+    use super::*;
+
+    fn capsule(cid: u16, data: usize, digests: Digests) -> Vec<u8> {
+        let mut sqe = Sqe::new(NvmOpcode::READ);
+        sqe.cid = cid.into();
+        let pdu = CapsuleCmd::new(sqe, data as u32, digests, 0);
+        let mut bytes = pdu.as_bytes().to_vec();
+        bytes.resize(pdu.ch.plen.get() as usize, 0);
+        bytes
+    }
+
+    fn seen(bytes: &[u8]) -> Vec<u16> {
+        capsules(bytes).map(|sqe| sqe.cid.get()).collect()
+    }
+
+    #[test]
+    fn capsules_are_seen_up_to_what_is_none() {
+        let plain = Digests::default();
+        let both = Digests { header: true, data: true };
+        let some = [capsule(1, 0, plain), capsule(2, 4096, plain), capsule(3, 77, both), capsule(4, 0, both)].concat();
+        assert_eq!(seen(&some), [1, 2, 3, 4]);
+        // A command whose data are not all there is seen; one whose header is not is none.
+        assert_eq!(seen(&some[..72 + 72]), [1, 2]);
+        assert_eq!(seen(&some[..72 + 71]), [1]);
+        assert!(seen(&[]).is_empty());
+        let other = CommonHeader { pdu_type: PduType::H2C_DATA.0, ..*CommonHeader::ref_from_prefix(&some).unwrap().0 };
+        assert_eq!(seen(&[&some[..72], other.as_bytes(), &[0; 100], &some].concat()), [1]);
+        // Lengths that lie: nobody reads beyond what is there, and nobody goes round in circles.
+        for (plen, expected) in [(0, vec![1]), (71, vec![1]), (72, vec![1, 9]), (u32::MAX, vec![1, 9])] {
+            let mut liar = capsule(9, 0, plain);
+            liar[4..8].copy_from_slice(&u32::to_le_bytes(plen));
+            assert_eq!(seen(&[&some[..72], &liar].concat()), expected, "PLEN {plen}");
+        }
     }
 }

@@ -87,9 +87,6 @@ impl Connection {
     }
 
     fn send_data(&mut self, pool: &Pool, cid: u16, data: DataOut, implied: bool) {
-        if let DataOut::Region(slice) = &data {
-            slice.prefetch();
-        }
         let digests = self.rules.digests;
         let total = data.len();
         let chunk = self.settings.c2h_data as usize;
