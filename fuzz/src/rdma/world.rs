@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvof_io::{Pool, PoolConfig};
+use kvof_io::{Pool, PoolConfig, TxQueue};
 use kvof_kv::{Key, KvCommand};
 use kvof_spec::{
     IntoBytes, Property, SglDescriptor, Sqe,
@@ -616,7 +616,8 @@ fn pick(number: u8) -> usize {
 }
 
 fn bytes_of(data: &DataOut) -> Vec<u8> {
-    let mut bytes = vec![0; data.len()];
-    assert!(data.copy_out(0, &mut bytes), "data lies within its memory");
+    let (mut queue, mut bytes) = (TxQueue::new(), Vec::new());
+    queue.push(data.clone().into_segment());
+    queue.drain_into(&mut bytes);
     bytes
 }

@@ -14,6 +14,7 @@
 //! Invariant of the whole crate: memory that the kernel may still write to is owned by the [`EventLoop`] until its completion is seen,
 //! and memory handed to safe code has always been initialised.
 
+mod crc32c;
 mod disk;
 mod event;
 mod listen;
@@ -27,6 +28,7 @@ mod ring;
 mod thread;
 mod waker;
 
+pub use crc32c::Crc32c;
 pub use disk::{DiskError, DiskFile, DiskOpenOptions};
 pub use event::{Event, EventKind, RejectReason, Rejected, WatchId};
 pub use listen::{accept, listen_tcp, local_addr, set_nodelay};

@@ -158,6 +158,12 @@ impl RegionSlice {
         self.len = self.len.min(len);
     }
 
+    /// The same without its first `count` bytes, or without any.
+    pub(crate) fn skip(&mut self, count: usize) {
+        let count = count.min(self.len);
+        (self.at, self.len) = (self.at + count, self.len - count);
+    }
+
     /// The part of `len` bytes from `offset`; `None` if there are not as many.
     pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
         let end = offset.checked_add(len)?;

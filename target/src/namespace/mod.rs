@@ -178,26 +178,6 @@ impl DataOut {
         self.len() == 0
     }
 
-    /// Whether another command may write these bytes while they are sent.
-    #[must_use]
-    pub const fn is_shared(&self) -> bool {
-        matches!(self, Self::Region(_))
-    }
-
-    /// Copies the bytes from `offset` as they are now; false if there are not as many. Of a region both `offset` and length are
-    /// multiples of 8, as those of blocks are.
-    #[must_use]
-    pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> bool {
-        let Some(end) = offset.checked_add(into.len()).filter(|end| *end <= self.len()) else { return false };
-        match self {
-            Self::Shared(buf) => buf.get(offset..end).is_some_and(|bytes| {
-                into.copy_from_slice(bytes);
-                true
-            }),
-            Self::Region(slice) => slice.copy_out(offset, into).is_ok(),
-        }
-    }
-
     /// The `len` bytes from `offset`, as far as there are any, for the socket.
     #[must_use]
     pub fn segment(&self, offset: usize, len: usize) -> TxSeg {

@@ -38,7 +38,7 @@ impl Core {
                     }
                     Flushed::default()
                 } else {
-                    link.flush(&mut self.ring, Token::Connection(key).pack(), self.now, PROMPT)?
+                    link.flush(&mut self.ring, &self.shared.pool, Token::Connection(key).pack(), self.now, PROMPT)?
                 }
             }
             Link::Rdma(link) => link.flush(),
@@ -61,7 +61,8 @@ impl Core {
             let Some(conn) = self.conns.get_mut(key) else { continue };
             conn.is_sending = false;
             let Link::Tcp(link) = &mut conn.link else { continue };
-            let flushed = link.flush(&mut self.ring, Token::Connection(key).pack(), self.now, slice)?;
+            let flushed =
+                link.flush(&mut self.ring, &self.shared.pool, Token::Connection(key).pack(), self.now, slice)?;
             self.sending.moved(flushed.bytes, class);
             if link.socket.is_some() && link.writable.is_none() && !link.connection.tx().is_empty() {
                 conn.is_sending = true;

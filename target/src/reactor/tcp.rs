@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use kvof_io::{EventLoop, WatchId, recv_vectored, round_trip};
+use kvof_io::{EventLoop, Pool, WatchId, recv_vectored, round_trip};
 
 use super::turns::{Class, PROMPT};
 use crate::{queue::Cx, transport::tcp::Connection};
@@ -142,7 +142,14 @@ impl TcpLink {
     }
 
     /// Sends what waits, as far as the socket takes it, and about `most` bytes of it.
-    pub(super) fn flush(&mut self, ring: &mut EventLoop, token: u64, now: Instant, most: usize) -> io::Result<Flushed> {
+    pub(super) fn flush(
+        &mut self,
+        ring: &mut EventLoop,
+        pool: &Pool,
+        token: u64,
+        now: Instant,
+        most: usize,
+    ) -> io::Result<Flushed> {
         if self.writable.is_some() {
             return Ok(Flushed::default());
         }
@@ -150,7 +157,7 @@ impl TcpLink {
         let held_off = !self.connection.wants_receive();
         // No small rest is left over.
         let most = if before <= most.saturating_add(PROMPT) { before } else { most };
-        let is_full = self.send(now, most);
+        let is_full = self.send(pool, now, most);
         // What came while its answers waited raised its event then, and nothing else will tell of it.
         let resume = held_off && self.connection.wants_receive();
         if is_full && let Some(socket) = &self.socket {
@@ -161,12 +168,12 @@ impl TcpLink {
     }
 
     /// Sends what waits, at most `most` bytes; true if the socket has to become writable first.
-    fn send(&mut self, now: Instant, most: usize) -> bool {
+    fn send(&mut self, pool: &Pool, now: Instant, most: usize) -> bool {
         let Some(socket) = &self.socket else { return false };
         if self.connection.tx().is_empty() {
             return false;
         }
-        match self.connection.tx().send_some(socket.as_fd(), most) {
+        match self.connection.tx().send_some(socket.as_fd(), pool, most) {
             Ok(sent) => {
                 self.connection.handle_sent(now, sent);
                 sent.would_block

@@ -10,11 +10,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
-use crate::{RegionSlice, SharedBuf, publish_writes, region::PREFETCH_MAX};
+use crate::{Crc32c, Pool, RegionSlice, SharedBuf, publish_writes, region::PREFETCH_MAX};
 
+mod digested;
 mod path;
 mod processor;
 
+use digested::take_front;
 pub use path::round_trip;
 
 /// Most segments handed to the kernel in one call; beyond some dozens the copy dwarfs the call.
@@ -23,11 +25,18 @@ const MAX_IOVECS: usize = 256;
 /// Most slices that the kernel takes in one receive (UIO_MAXIOV).
 const MAX_RECV_IOVECS: usize = 1024;
 
+/// Bytes of a digest.
+const DIGEST_SIZE: usize = 4;
+
 /// Small bytes that are sent, but not yet forgotten because others follow them, up to which nothing is moved.
 const SPENT_MAX: usize = 16 << 10;
 
 /// Small bytes of a part from which on the next ones begin another: a part is forgotten when all of it is sent.
 const SMALL_MAX: usize = 4 << 10;
+
+/// Bytes that are summed, and copied where that is needed, before the first of them is sent: so few that the processor still has them in its
+/// caches then.
+const DIGESTED_AHEAD: usize = 512 << 10;
 
 /// Memory from this length on, which nobody prefetches, is read before it is sent, where that pays: see [`processor::copies_blindly`].
 const TOUCH_MIN: usize = PREFETCH_MAX + 1;
@@ -67,6 +76,14 @@ impl TxSeg {
         }
     }
 
+    /// Appends the bytes to `out`, as they are now.
+    fn append_to(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Shared(buf) => out.extend_from_slice(buf),
+            Self::Region(slice) => slice.append_to(out),
+        }
+    }
+
     fn start(&self) -> *const u8 {
         match self {
             Self::Shared(buf) => buf.start(),
@@ -96,6 +113,10 @@ pub struct TxQueue {
     front_sent: usize,
     /// Bytes still to send.
     pending: usize,
+    /// Parts of which not all is summed yet.
+    unsummed: usize,
+    /// The sum of what is taken already of the first of them.
+    sum: Crc32c,
     /// Some memory was long enough to be touched, since nothing waited.
     has_long: bool,
     /// Bytes from the first one on that were looked through for it: what a full socket left is not touched twice.
@@ -107,13 +128,15 @@ enum Part {
     /// So many of the small bytes.
     Small(usize),
     Memory(TxSeg),
+    /// Memory that is not summed yet. The first of the small bytes behind it are its digest.
+    Unsummed(TxSeg),
 }
 
 impl Part {
     fn len(&self) -> usize {
         match self {
             Self::Small(len) => *len,
-            Self::Memory(seg) => seg.len(),
+            Self::Memory(seg) | Self::Unsummed(seg) => seg.len(),
         }
     }
 }
@@ -143,6 +166,17 @@ impl TxQueue {
         }
     }
 
+    /// Appends memory and, behind it, its CRC-32C in four bytes, the least significant first: both of what the memory holds when it is about
+    /// to be sent. A segment without bytes is dropped, and its digest with it.
+    pub fn push_digested(&mut self, seg: TxSeg) {
+        if !seg.is_empty() {
+            self.pending = self.pending.saturating_add(seg.len());
+            self.unsummed += 1;
+            self.parts.push_back(Part::Unsummed(seg));
+            self.push_bytes(&[0; DIGEST_SIZE]);
+        }
+    }
+
     /// Appends a copy of a few bytes. Those that follow each other are one part, up to some 4 KiB.
     pub fn push_bytes(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
@@ -162,6 +196,7 @@ impl TxQueue {
         self.small.clear();
         (self.spent, self.front_sent, self.pending) = (0, 0, 0);
         (self.has_long, self.touched) = (false, 0);
+        (self.unsummed, self.sum) = (0, Crc32c::new());
     }
 
     /// Moves everything that is not yet sent to the end of `out`, for a transport without a socket: a simulated network,
@@ -175,8 +210,12 @@ impl TxQueue {
                     out.extend_from_slice(self.small.get(self.spent..self.spent + len).unwrap_or_default());
                     self.spent += len;
                 }
-                Part::Memory(TxSeg::Shared(buf)) => out.extend_from_slice(buf),
-                Part::Memory(TxSeg::Region(slice)) => slice.append_to(out),
+                Part::Memory(seg) => seg.append_to(out),
+                Part::Unsummed(seg) => {
+                    seg.append_to(out);
+                    self.sum.update(out.get(start..).unwrap_or_default());
+                    self.finish_sum(self.spent);
+                }
             }
             out.drain(start..start + std::mem::take(&mut skip));
         }
@@ -185,16 +224,21 @@ impl TxQueue {
 
     /// Sends until the queue is empty or the socket is full. Never blocks and never raises SIGPIPE. After an error what was
     /// not sent is still queued; the connection is usually lost.
-    pub fn send(&mut self, fd: BorrowedFd<'_>) -> io::Result<Sent> {
-        self.send_some(fd, usize::MAX)
+    ///
+    /// What needs a digest and may change meanwhile is copied to memory of `pool`, up to 512 KiB of it ahead of the socket.
+    pub fn send(&mut self, fd: BorrowedFd<'_>, pool: &Pool) -> io::Result<Sent> {
+        self.send_some(fd, pool, usize::MAX)
     }
 
     /// As [`Self::send`], but no more than `most` bytes, so that others may have their turn.
-    pub fn send_some(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<Sent> {
+    pub fn send_some(&mut self, fd: BorrowedFd<'_>, pool: &Pool, most: usize) -> io::Result<Sent> {
         // An answer may say that a write is done.
         publish_writes();
         let mut bytes = 0;
         while !self.parts.is_empty() && bytes < most {
+            if self.unsummed > 0 {
+                self.sum(pool, most - bytes);
+            }
             if self.has_long {
                 self.touch(most - bytes);
             }
@@ -233,6 +277,8 @@ impl TxQueue {
                     start
                 }
                 Part::Memory(seg) => seg.start(),
+                // Its turn comes when what is before it is sent.
+                Part::Unsummed(_) => break,
             };
             // The kernel only reads from a sent iovec, so the cast to a mutable pointer is a formality.
             let base = start.wrapping_add(skip).cast_mut().cast();
@@ -252,6 +298,44 @@ impl TxQueue {
         usize::try_from(sent).map(|sent| (sent, offered)).map_err(|_| io::Error::last_os_error())
     }
 
+    /// Sums as much as is to be sent now, of at most `most` bytes.
+    #[inline(never)]
+    fn sum(&mut self, pool: &Pool, most: usize) {
+        let ahead = most.min(DIGESTED_AHEAD);
+        let (mut at, mut skip, mut small) = (0, self.front_sent, self.spent);
+        let mut index = 0;
+        while self.unsummed > 0 && at < ahead && index < MAX_IOVECS {
+            let Some(part) = self.parts.get_mut(index) else { break };
+            if let Part::Unsummed(seg) = part {
+                let front = take_front(seg, ahead - at, &mut self.sum, pool);
+                at += front.len();
+                let front = Part::Memory(TxSeg::Shared(front));
+                if seg.is_empty() {
+                    *part = front;
+                    self.finish_sum(small);
+                } else {
+                    self.parts.insert(index, front);
+                }
+            } else {
+                at += part.len() - skip;
+                if let Part::Small(len) = part {
+                    small += *len;
+                }
+            }
+            skip = 0;
+            index += 1;
+        }
+    }
+
+    /// Writes the digest of a part that is summed where its place was kept, `at` of the small bytes.
+    fn finish_sum(&mut self, at: usize) {
+        let digest = std::mem::take(&mut self.sum).value();
+        self.unsummed -= 1;
+        if let Some(place) = self.small.get_mut(at..at + DIGEST_SIZE) {
+            place.copy_from_slice(&digest.to_le_bytes());
+        }
+    }
+
     /// Touches the long memory of what one sendmsg of at most `most` bytes offers.
     #[inline(never)]
     fn touch(&mut self, most: usize) {
@@ -266,6 +350,7 @@ impl TxQueue {
             match part {
                 Part::Memory(seg) if len - done >= TOUCH_MIN => seg.touch(skip + done, len - done),
                 Part::Memory(_) | Part::Small(_) => {}
+                Part::Unsummed(_) => break,
             }
             offered += len;
             skip = 0;

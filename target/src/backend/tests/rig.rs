@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use kvof_io::{Pool, PoolConfig};
+use kvof_io::{Pool, PoolConfig, TxQueue};
 use kvof_kv::{KvLimits, OpId};
 use kvof_store::{
     ec::Profile,
@@ -395,8 +395,9 @@ impl Rig {
 
 /// The bytes for the host.
 pub(super) fn bytes_of(data: &DataOut) -> Vec<u8> {
-    let mut bytes = vec![0; data.len()];
-    assert!(data.copy_out(0, &mut bytes));
+    let (mut queue, mut bytes) = (TxQueue::new(), Vec::new());
+    queue.push(data.clone().into_segment());
+    queue.drain_into(&mut bytes);
     bytes
 }
 

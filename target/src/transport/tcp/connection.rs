@@ -162,7 +162,7 @@ impl Connection {
     /// Sends answers to events, and notices that the controller has ended.
     pub fn handle_wake(&mut self, cx: &mut Cx<'_>) {
         while let Some(response) = self.queue.poll_event(cx.now) {
-            self.respond(cx.pool, response);
+            self.respond(response);
         }
         if let Some(reason) = self.queue.must_close() {
             self.close(CloseReason::Controller(reason));
@@ -298,7 +298,7 @@ impl Connection {
     pub(super) fn take(&mut self, cx: &Cx<'_>, step: Step) {
         match step {
             Step::Later => {}
-            Step::Respond(response) => self.respond(cx.pool, response),
+            Step::Respond(response) => self.respond(response),
             Step::Receive { index, len } => self.start_transfer(cx.now, index, len),
         }
     }

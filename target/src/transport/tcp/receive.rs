@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kvof_io::Crc32c;
 use kvof_spec::{
     Sqe, Status,
     sgl::Sgl,
@@ -79,7 +80,7 @@ struct DataRx {
     grant: Option<(usize, u32)>,
     /// Whether a command waits for this data at all.
     wanted: bool,
-    crc: Option<digest::Running>,
+    crc: Option<Crc32c>,
 }
 
 impl Rx {
@@ -230,7 +231,7 @@ impl Connection {
                     if *have == bytes.len()
                         && let State::Digest(data, received, _) = std::mem::replace(&mut self.rx.state, State::Header)
                     {
-                        let intact = data.crc.as_ref().is_none_or(|crc| crc.value() == received);
+                        let intact = data.crc.as_ref().is_none_or(|crc| crc.value().to_le_bytes() == received);
                         self.end_data(cx, &data, intact)?;
                     }
                 }
@@ -352,7 +353,7 @@ impl Connection {
                     at: 0,
                     grant: None,
                     wanted: wanted.is_some(),
-                    crc: frame.data_digest.then(digest::Running::new),
+                    crc: frame.data_digest.then(Crc32c::new),
                 },
             );
         }
@@ -389,7 +390,7 @@ impl Connection {
                 at: offset,
                 grant: Some((place, len)),
                 wanted: true,
-                crc: frame.data_digest.then(digest::Running::new),
+                crc: frame.data_digest.then(Crc32c::new),
             },
         );
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kvof_io::{Pool, SharedBuf, TxSeg};
+use kvof_io::TxSeg;
 use kvof_spec::tcp::{
     C2hData, CapsuleResp, DIGEST_SIZE, Digests, Fatal, IcResp, PDA_MAX, PduType, R2t, SHORT_HEADER_SIZE, TermReq,
 };
@@ -22,49 +22,6 @@ use crate::{
 const PAD_MAX: usize = (PDA_MAX as usize + 1) * 4;
 static ZEROS: [u8; PAD_MAX] = [0; PAD_MAX];
 
-/// Bytes that are copied, then summed while the processor still has them in its first cache.
-const STRIP: usize = 16 << 10;
-
-/// `len` bytes of `data` from `offset`, as they will be sent, and their digest. Memory that other commands may write meanwhile must not
-/// change between the two, and is copied.
-fn with_digest(pool: &Pool, data: &DataOut, offset: usize, len: usize) -> (TxSeg, [u8; 4]) {
-    if !data.is_shared() {
-        let seg = data.segment(offset, len);
-        let value = match &seg {
-            TxSeg::Shared(buf) => digest::of(buf),
-            _ => digest::of(&[]),
-        };
-        return (seg, value);
-    }
-    let mut crc = digest::Running::new();
-    let mut fill = |copy: &mut [u8]| {
-        let mut at = offset;
-        for strip in copy.chunks_mut(STRIP) {
-            // Within the region's bounds and made of whole blocks, or there would be no such data.
-            if !data.copy_out(at, strip) {
-                debug_assert!(false, "{} bytes at {at} of {data:?}", strip.len());
-                // Never what an earlier command left there.
-                strip.fill(0);
-            }
-            crc.update(strip);
-            at += strip.len();
-        }
-    };
-    // Commands do not wait for memory here: what the pool does not have the system has.
-    let copy = match pool.alloc(len) {
-        Some(mut buf) => {
-            fill(&mut buf);
-            buf.freeze()
-        }
-        None => {
-            let mut copy = vec![0; len];
-            fill(&mut copy);
-            SharedBuf::from_vec(copy)
-        }
-    };
-    (TxSeg::Shared(copy), crc.value())
-}
-
 impl Connection {
     pub(super) fn send_icresp(&mut self, digests: Digests) {
         let icresp = IcResp::new(self.settings.cpda, digests, self.settings.maxh2cdata);
@@ -72,10 +29,10 @@ impl Connection {
     }
 
     /// Sends data, then the completion, or lets the data stand for it.
-    pub(super) fn respond(&mut self, pool: &Pool, response: Response) {
+    pub(super) fn respond(&mut self, response: Response) {
         let implied = match response.data {
             Some(data) if !data.is_empty() => {
-                self.send_data(pool, response.cqe.cid.get(), data, response.implied);
+                self.send_data(response.cqe.cid.get(), data, response.implied);
                 response.implied
             }
             _ => false,
@@ -86,7 +43,7 @@ impl Connection {
         }
     }
 
-    fn send_data(&mut self, pool: &Pool, cid: u16, data: DataOut, implied: bool) {
+    fn send_data(&mut self, cid: u16, data: DataOut, implied: bool) {
         let digests = self.rules.digests;
         let total = data.len();
         let chunk = self.settings.c2h_data as usize;
@@ -98,16 +55,19 @@ impl Connection {
             self.send_header(pdu.as_bytes());
             let pad = usize::from(pdu.ch.pdo).saturating_sub(SHORT_HEADER_SIZE + digests.header_size());
             self.tx.push_bytes(ZEROS.get(..pad).unwrap_or_default());
-            if digests.data {
-                let (seg, value) = with_digest(pool, &data, offset, len);
-                self.tx.push(seg);
-                self.tx.push_bytes(&value);
-            } else if len == total {
-                return self.tx.push(data.into_segment());
-            } else {
-                self.tx.push(data.segment(offset, len));
+            if len == total {
+                return self.push_data(data.into_segment());
             }
+            self.push_data(data.segment(offset, len));
             offset += len;
+        }
+    }
+
+    fn push_data(&mut self, seg: TxSeg) {
+        if self.rules.digests.data {
+            self.tx.push_digested(seg);
+        } else {
+            self.tx.push(seg);
         }
     }
 

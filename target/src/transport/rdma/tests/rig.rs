@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvof_io::{Pool, PoolConfig};
+use kvof_io::{Pool, PoolConfig, TxQueue};
 use kvof_kv::{Key, KvCommand, KvLimits, OpId, RetrieveOptions, StoreOptions};
 use kvof_spec::{
     Cqe, IntoBytes, Nqn, Property, SglDescriptor, Sqe, Status,
@@ -544,8 +544,9 @@ fn check(action: &Action) {
 }
 
 pub(super) fn bytes_of(data: &DataOut) -> Vec<u8> {
-    let mut bytes = vec![0; data.len()];
-    assert!(data.copy_out(0, &mut bytes));
+    let (mut queue, mut bytes) = (TxQueue::new(), Vec::new());
+    queue.push(data.clone().into_segment());
+    queue.drain_into(&mut bytes);
     bytes
 }
 
