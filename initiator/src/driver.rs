@@ -32,6 +32,10 @@ use crate::{
 
 /// How long a queue's thread leaves the driving to a caller who was there a moment ago.
 const STANDBY: Duration = Duration::from_millis(1);
+/// The same where callers have come for long: looking for them takes the processor from those who share it, in a virtual machine for 50 µs.
+const STANDBY_MAX: Duration = Duration::from_millis(16);
+/// Of the time that callers have come for, the part that the next look for them may be late.
+const STANDBY_SHARE: u32 = 16;
 
 /// A connection that callers may drive.
 pub(crate) trait Drive: Send + Sync {
@@ -250,9 +254,11 @@ impl<L: Line> Wheel<L> {
         let mut spin_until = Instant::now();
         let mut seen = 0;
         loop {
+            let mut visited: Option<Instant> = None;
             while !self.is_over.load(Ordering::Acquire) && self.visits.load(Ordering::SeqCst) != seen {
                 seen = self.visits.load(Ordering::SeqCst);
-                thread::park_timeout(STANDBY);
+                let for_long = visited.get_or_insert_with(Instant::now).elapsed();
+                thread::park_timeout((for_long / STANDBY_SHARE).clamp(STANDBY, STANDBY_MAX));
             }
             let mut driver = self.lock();
             let progress = driver.step();

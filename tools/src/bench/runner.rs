@@ -8,14 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use hdrhistogram::Histogram;
 use kvof_initiator::{Buffer, Error, Result};
 
 use super::{
     content,
     device::{Device, Found, Verb},
-    executor::{Timers, block_on},
+    executor::{Timers, run_all},
     load::{Action, End, Load, Order, Outcome},
 };
 
@@ -156,10 +155,8 @@ impl<'a> Job<'a> {
 
     fn run(self, buffers: Vec<Buffer>) -> Outcome {
         let turn = || self.device.controller().progress();
-        block_on(&self.timers, self.load.poll.then_some(&turn as &dyn Fn() -> bool), async {
-            let mut slots: FuturesUnordered<_> = buffers.into_iter().map(|buffer| self.slot(buffer)).collect();
-            while slots.next().await.is_some() {}
-        });
+        let turn = self.load.poll.then_some(&turn as &dyn Fn() -> bool);
+        run_all(&self.timers, turn, buffers.into_iter().map(|buffer| self.slot(buffer)));
         let State { schedule, last, mut outcome, .. } = self.state.into_inner();
         let last = last.unwrap_or(self.begins);
         let interrupted = self.shared.stop.load(Ordering::Relaxed);
