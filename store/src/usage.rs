@@ -103,7 +103,10 @@ impl Usage {
 
     /// The value for which room was reserved is in place: a larger one that it replaced gives the difference back.
     pub fn commit(&self, old: Option<u64>, new: u64) {
-        self.counters.used.fetch_sub(old.unwrap_or(0).saturating_sub(new), Ordering::Relaxed);
+        let less = old.unwrap_or(0).saturating_sub(new);
+        if less > 0 {
+            self.counters.used.fetch_sub(less, Ordering::Relaxed);
+        }
     }
 
     /// A value of `old` bytes is gone.
