@@ -22,7 +22,7 @@ const WORD: usize = 8;
 /// Slices that are longer are not prefetched: of so many lines asked for at once the processor drops most. They are touched when they are sent.
 pub(crate) const PREFETCH_MAX: usize = 16 << 10;
 /// What is written to a region of at most this length is left in the caches. Blocks of a longer one are seldom there when they are written,
-/// nor soon read again: such writes pass the caches. See "What was tried" in docs/performance.md.
+/// nor soon read again: such writes pass the caches, and what is read is fetched in another order. See "What was tried" in docs/performance.md.
 const CACHED_MAX: usize = 32 << 20;
 
 /// Zeroed memory of fixed length, shared by its clones. Huge pages are asked for from 2 MiB upwards.
@@ -85,7 +85,12 @@ impl Region {
 
     /// Copies the bytes from `offset` to `dst`.
     pub fn copy_out(&self, offset: u64, dst: &mut [u8]) -> Result<(), RegionError> {
-        words::load(self.words(offset, dst.len())?, dst);
+        let words = self.words(offset, dst.len())?;
+        if self.len() > CACHED_MAX {
+            words::load_far(words, dst);
+        } else {
+            words::load(words, dst);
+        }
         Ok(())
     }
 
