@@ -269,6 +269,43 @@ mod tests {
         load_far(&words, &mut far[..16_383]);
     }
 
+    /// Words that another thread writes meanwhile come whole, also by 16 bytes that lie in two lines.
+    #[test]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    fn words_that_are_far_come_whole_while_others_write_them() {
+        let words: Vec<AtomicU64> = (0..FAR_WORDS + 1).map(|_| AtomicU64::new(0)).collect();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in (0..=u8::MAX).cycle() {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    store(&words, &[round; FAR + WORD]);
+                }
+            });
+            let mut seen = vec![0; FAR];
+            let mut kinds = std::collections::BTreeSet::new();
+            let mut torn = None;
+            // At least a thousand times, and until the other thread has had its turn.
+            for n in 0.. {
+                if torn.is_some() || n >= 1000 && kinds.len() > 10 {
+                    break;
+                }
+                // From either word on, so that one of both is not aligned to 16 bytes.
+                load_far(&words[n % 2..n % 2 + FAR_WORDS], &mut seen);
+                for word in seen.as_chunks::<WORD>().0 {
+                    kinds.insert(word[0]);
+                    if word.iter().any(|byte| *byte != word[0]) {
+                        torn = Some(*word);
+                    }
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(torn, None);
+        });
+    }
+
     #[test]
     fn what_passes_the_caches_arrives_wherever_it_lies_and_touches_no_neighbour() {
         let bytes: Vec<u8> = (0..5000u32).map(|i| i.wrapping_mul(0x9e37_79b9).to_be_bytes()[0]).collect();
